@@ -1,0 +1,4 @@
+//! The supervisor that holds a Lease and runs an application on exactly one replica.
+
+pub mod id;
+pub mod names;

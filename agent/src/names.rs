@@ -1,0 +1,101 @@
+//! Names that the webhook writes into a pod and the agent reads there: annotation keys, environment variables, paths.
+//!
+//! One list for both sides, so that they cannot drift apart.
+
+/// The prefix of every annotation and label key of this project.
+pub const PREFIX: &str = "leader.io/";
+/// The annotation that turns election on, and the label by which objects and pods of an id are found.
+pub const ID: &str = "leader.io/id";
+/// The annotation on a pod template that remembers an injection.
+pub const INJECTED: &str = "leader.io/injected";
+/// The annotation of a Lease that proves that its last term has ended: `uid/holder/transitions/acquireTime`.
+pub const RELEASED: &str = "leader.io/released";
+/// The annotation of a Lease by which someone who may edit that Lease allows its use as an id.
+pub const ADOPT: &str = "leader.io/adopt";
+/// The annotation of a Lease by which a person keeps everyone from leading.
+pub const HOLD: &str = "leader.io/hold";
+/// The annotation of a Lease that keeps everyone from acquiring while pods without the agent still run the app.
+pub const TURNING_ON: &str = "leader.io/turning-on";
+
+/// The injected init container.
+pub const INIT_CONTAINER: &str = "leader-agent";
+/// The injected emptyDir: the agent's binary, its lock and its term file.
+pub const VOLUME: &str = "leader-io-agent";
+/// Where [`VOLUME`] is mounted in the wrapped container.
+pub const MOUNT_PATH: &str = "/leader";
+/// The agent in the wrapped container.
+pub const AGENT_PATH: &str = "/leader/agent";
+/// The agent in its own image.
+pub const AGENT_IMAGE_PATH: &str = "/leader-agent";
+/// The injected projected volume with the agent's own token, the cluster's CA and the namespace.
+pub const TOKEN_VOLUME: &str = "leader-io-token";
+/// Where [`TOKEN_VOLUME`] is mounted in the wrapped container.
+pub const TOKEN_PATH: &str = "/var/run/secrets/leader.io/serviceaccount";
+/// Life of the agent's token, in seconds: the shortest that the API server issues, so that a re-created
+/// service account is repaired soon.
+pub const TOKEN_SECONDS: u32 = 600;
+
+/// Environment variables of an injected container. The agent takes all of them out of the app's environment
+/// before it adds [`env::FENCING_TOKEN`], [`env::ID`] and [`env::IDENTITY`], which are documented for the app.
+pub mod env {
+    /// The record of the injection, through the downward API: [`super::INJECTED`].
+    pub const RECORD: &str = "LEADER_RECORD";
+    /// The id: the Lease's name.
+    pub const ID: &str = "LEADER_ID";
+    /// The Lease's namespace.
+    pub const NAMESPACE: &str = "LEADER_NAMESPACE";
+    /// The pod's name, first part of the identity.
+    pub const POD_NAME: &str = "LEADER_POD_NAME";
+    /// The pod's uid, second part of the identity.
+    pub const POD_UID: &str = "LEADER_POD_UID";
+    /// The wrapped container's name, third part of the identity.
+    pub const CONTAINER: &str = "LEADER_CONTAINER";
+    /// The whole identity: `<pod>_<pod uid>_<container>`.
+    pub const IDENTITY: &str = "LEADER_IDENTITY";
+    /// The Lease's duration, e.g. `15s`.
+    pub const LEASE_DURATION: &str = "LEADER_LEASE_DURATION";
+    /// How long the app may take after its stop signal when the lease is being lost, e.g. `4s`.
+    pub const STOP_GRACE: &str = "LEADER_STOP_GRACE";
+    /// The folder with the lock and the term file.
+    pub const STATE_DIR: &str = "LEADER_STATE_DIR";
+    /// The folder with `token`, `ca.crt` and `namespace`.
+    pub const CREDENTIALS_DIR: &str = "LEADER_CREDENTIALS_DIR";
+    /// The agent's log filter, as `tracing` reads it.
+    pub const LOG: &str = "LEADER_LOG";
+    /// Given to the app: the resourceVersion of the write that acquired the Lease.
+    pub const FENCING_TOKEN: &str = "LEADER_FENCING_TOKEN";
+
+    /// What injection sets, in the order of the container's `env`.
+    pub const INJECTED: [&str; 7] = [
+        POD_NAME,
+        POD_UID,
+        NAMESPACE,
+        CONTAINER,
+        STATE_DIR,
+        CREDENTIALS_DIR,
+        RECORD,
+    ];
+    /// All that the agent reads, and takes out of the app's environment.
+    pub const ALL: [&str; 13] = [
+        RECORD,
+        ID,
+        NAMESPACE,
+        POD_NAME,
+        POD_UID,
+        CONTAINER,
+        IDENTITY,
+        LEASE_DURATION,
+        STOP_GRACE,
+        STATE_DIR,
+        CREDENTIALS_DIR,
+        LOG,
+        FENCING_TOKEN,
+    ];
+}
+
+/// The Lease's duration L when nothing else is asked for, in seconds.
+pub const DEFAULT_LEASE_SECONDS: u64 = 15;
+/// The shortest L, in seconds.
+pub const MIN_LEASE_SECONDS: u64 = 5;
+/// The longest L, in seconds.
+pub const MAX_LEASE_SECONDS: u64 = 3600;

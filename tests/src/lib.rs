@@ -1,0 +1,1 @@
+//! A real one-node cluster for tests.
