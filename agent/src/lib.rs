@@ -1,4 +1,6 @@
 //! The supervisor that holds a Lease and runs an application on exactly one replica.
 
 pub mod id;
+pub mod lease;
 pub mod names;
+pub mod timing;
