@@ -1,1 +1,3 @@
 //! Admission of annotated workloads.
+
+pub mod inject;
