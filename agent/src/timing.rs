@@ -51,7 +51,9 @@ pub enum TimingError {
         lease: Duration,
     },
     /// L is outside its range.
-    #[error("the lease duration {lease:?} is out of range: allowed is {MIN_LEASE_SECONDS}s to {MAX_LEASE_SECONDS}s (1h)")]
+    #[error(
+        "the lease duration {lease:?} is out of range: allowed is {MIN_LEASE_SECONDS}s to {MAX_LEASE_SECONDS}s (1h)"
+    )]
     OutOfRange {
         /// L.
         lease: Duration,

@@ -283,7 +283,12 @@ mod tests {
 
     #[test]
     fn an_object_that_no_server_stores_is_an_error() {
-        for object in [json!(null), json!([]), json!({"metadata": {"uid": "u"}}), json!({"metadata": {"uid": "u", "resourceVersion": "x"}})] {
+        for object in [
+            json!(null),
+            json!([]),
+            json!({"metadata": {"uid": "u"}}),
+            json!({"metadata": {"uid": "u", "resourceVersion": "x"}}),
+        ] {
             assert!(Record::parse(object).is_err());
         }
     }

@@ -1,0 +1,311 @@
+//! A term: renewing it, stopping the app in time, and giving the Lease back once the app is gone.
+
+use std::time::Duration;
+
+use super::{Action, Elector, Held, Loss, Phase, StopReason, sighting::Sighting, standby::Standby, standby::may_keep};
+use crate::{
+    clock::Now,
+    lease::record::{self, Record, Term},
+    timing::{GONE_AFTER_KILL, MAX_CLOCK_SKEW, Timing},
+};
+
+/// A term with an app that may be alive.
+#[derive(Debug)]
+pub(super) struct Leading {
+    term: Term,
+    /// When the last write that is known to be stored was sent.
+    sent: Now,
+    /// L as that write says, shortened where the boot clock was seen to be slow.
+    lease: Duration,
+    /// The deadline that the caller was told last.
+    armed: Option<Duration>,
+    next_renewal: Duration,
+    stop: Option<Stop>,
+    grace: Duration,
+}
+
+/// A stop that has begun.
+#[derive(Debug)]
+struct Stop {
+    reason: StopReason,
+    /// When KILL follows, or followed; `None` while the kubelet's own grace period counts.
+    kill_at: Option<Duration>,
+    killed: bool,
+}
+
+/// A term whose app is gone, until its release is known.
+#[derive(Debug)]
+pub(super) struct Releasing {
+    term: Term,
+    reason: StopReason,
+    /// After this others may take the Lease anyway.
+    until: Duration,
+    /// A release proof of this term is on its way or stored.
+    written: bool,
+}
+
+impl Leading {
+    pub(super) fn new(term: Term, sent: Now, timing: &Timing) -> Self {
+        Self {
+            term,
+            sent,
+            lease: timing.lease(),
+            armed: None,
+            next_renewal: sent.boot + timing.renew_period(),
+            stop: None,
+            grace: timing.grace(),
+        }
+    }
+
+    /// When everything is dead unless a renewal succeeds, on the boot clock.
+    pub(super) fn deadline(&self, margin: Duration) -> Duration {
+        self.sent.boot + self.lease.saturating_sub(margin)
+    }
+
+    /// The caller is told of `deadline` by whoever calls this.
+    pub(super) fn set_armed(&mut self, deadline: Duration) {
+        self.armed = Some(deadline);
+    }
+
+    pub(super) fn next_renewal(&self) -> Duration {
+        self.next_renewal
+    }
+
+    /// The next renewal follows at `at`, if it was not due before.
+    pub(super) fn renew_at(&mut self, at: Duration) {
+        self.next_renewal = self.next_renewal.min(at);
+    }
+
+    pub(super) fn next_timeout(&self, margin: Duration) -> Duration {
+        let deadline = self.deadline(margin);
+        match &self.stop {
+            None => deadline.saturating_sub(self.grace),
+            Some(Stop { kill_at: Some(at), killed: true, .. }) => deadline.min(*at + GONE_AFTER_KILL),
+            Some(Stop { kill_at: Some(at), .. }) => deadline.min(*at),
+            Some(Stop { kill_at: None, .. }) => deadline,
+        }
+    }
+}
+
+impl Releasing {
+    pub(super) fn until(&self) -> Duration {
+        self.until
+    }
+}
+
+impl Elector {
+    pub(super) fn seen_while_leading(&mut self, now: Now) {
+        let Some(record) = self.sighting.as_ref().and_then(Sighting::record).cloned() else { return };
+        if let Some((mut held, sent)) = self.stored_attempt(&record) {
+            held.term.uid.clone_from(&record.uid);
+            self.renewed(held, sent, now);
+        }
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        if record.is_of(&leading.term, &self.settings.identity) {
+            self.forget_outdated_attempts();
+        } else if record.holder.is_some() || record.is_free() {
+            // A proof that this process did not write frees the Lease for others as well.
+            self.die(Loss::Foreign);
+            return;
+        } else {
+            // Emptied or made anew without a proof: everybody else waits L from here, so there is time to take it back.
+            leading.renew_at(now.boot);
+        }
+        if !may_keep(&record) {
+            self.begin_stop(StopReason::Hold, now);
+        }
+    }
+
+    /// The write with this number is stored, whatever the Lease looks like by now.
+    pub(super) fn confirm(&mut self, number: u64, record: &Record, now: Now) {
+        let stored = self.stored_attempt(record);
+        let sent = self.attempts.iter().find(|attempt| attempt.number == number).map(|attempt| attempt.sent);
+        if let (Some((mut held, sent)), true) =
+            (stored.filter(|(_, at)| Some(*at) == sent), matches!(self.phase, Phase::Leading(_)))
+        {
+            held.term.uid.clone_from(&record.uid);
+            self.renewed(held, sent, now);
+        }
+    }
+
+    fn renewed(&mut self, held: Held, sent: Now, now: Now) {
+        let lease = self.settings.timing.lease();
+        let renew_period = self.settings.timing.renew_period();
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        if leading.term != held.term {
+            leading.term = held.term.clone();
+            self.actions.push_back(Action::StoreTerm(held.term));
+        }
+        if sent.boot <= leading.sent.boot {
+            return;
+        }
+        let rate = clock_rate(leading.sent, sent);
+        leading.lease = lease.mul_f64(rate.min(1.0));
+        leading.sent = sent;
+        leading.next_renewal = sent.boot + renew_period;
+        if (rate - 1.0).abs() > MAX_CLOCK_SKEW {
+            self.begin_stop(StopReason::ClockSkew, now);
+        }
+    }
+
+    pub(super) fn advance_leading(&mut self, now: Now) {
+        let margin = self.margin;
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        let deadline = leading.deadline(margin);
+        if now.boot >= deadline {
+            self.die(Loss::Deadline);
+            return;
+        }
+        if leading.armed != Some(deadline) {
+            self.actions.push_back(Action::Arm(deadline));
+            leading.armed = Some(deadline);
+        }
+        if leading.stop.is_none() {
+            if now.boot >= deadline.saturating_sub(leading.grace) {
+                self.begin_stop(StopReason::RunningOut, now);
+            } else if !self.settings.timing.has_room(margin) {
+                self.begin_stop(StopReason::NoRoom, now);
+            }
+        }
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        if let Some(stop) = &mut leading.stop
+            && let Some(at) = stop.kill_at
+        {
+            if !stop.killed && now.boot >= at {
+                stop.killed = true;
+                self.actions.push_back(Action::Kill);
+            } else if stop.killed && now.boot >= at + GONE_AFTER_KILL {
+                self.die(Loss::NotGone);
+                return;
+            }
+        }
+        let due = leading.next_renewal;
+        if !self.read_if_wanted(now) && now.boot >= due.max(self.not_before) {
+            self.renew(now);
+        }
+    }
+
+    fn renew(&mut self, now: Now) {
+        let stamp = self.stamp(now);
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        leading.next_renewal = now.boot + self.settings.timing.renew_period();
+        let mut term = leading.term.clone();
+        let (identity, seconds) = (&self.settings.identity, self.settings.timing.lease_seconds());
+        let Some(sighting) = &self.sighting else { return };
+        let (body, base) = match sighting.record() {
+            None => {
+                let (name, namespace) = (&self.settings.name, &self.settings.namespace);
+                term.uid.clear();
+                (record::recreated(name, namespace, identity, &term, stamp, seconds, &sighting.inherited()), None)
+            }
+            Some(record) => {
+                if record.holder.is_none() {
+                    term.uid.clone_from(&record.uid);
+                    term.transitions = term.transitions.max(record.transitions);
+                }
+                (record.held(identity, &term, stamp, seconds), Some(record.resource_version))
+            }
+        };
+        self.write(body, Some(Held { term, renew_time: stamp }), base, now);
+    }
+
+    pub(super) fn begin_stop(&mut self, reason: StopReason, now: Now) {
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        if leading.stop.is_some() {
+            return;
+        }
+        let kill_at = (reason != StopReason::Shutdown).then(|| now.boot + leading.grace);
+        leading.stop = Some(Stop { reason, kill_at, killed: false });
+        self.actions.push_back(Action::Stop(reason));
+    }
+
+    pub(super) fn app_exited(&mut self, now: Now) {
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        let stop = leading.stop.get_or_insert(Stop { reason: StopReason::AppExited, kill_at: None, killed: false });
+        if stop.reason == StopReason::AppExited {
+            self.closing = true;
+        }
+        // What the first process leaves behind dies with it, as in a container of its own.
+        if !stop.killed {
+            stop.kill_at = Some(now.boot);
+        }
+    }
+
+    pub(super) fn app_gone(&mut self, now: Now) {
+        if matches!(self.phase, Phase::Leading(_)) {
+            self.actions.push_back(Action::Disarm);
+            self.begin_release(now);
+        }
+    }
+
+    /// No process of the app is left, or there never was one: gives the Lease back.
+    pub(super) fn begin_release(&mut self, now: Now) {
+        let Phase::Leading(leading) = &self.phase else { return };
+        let reason = leading.stop.as_ref().map_or(StopReason::Shutdown, |stop| stop.reason);
+        let until = leading.sent.boot + self.settings.timing.lease();
+        self.phase = Phase::Releasing(Releasing { term: leading.term.clone(), reason, until, written: false });
+        self.seen_while_releasing(now);
+    }
+
+    pub(super) fn seen_while_releasing(&mut self, now: Now) {
+        let stored = self
+            .sighting
+            .as_ref()
+            .and_then(Sighting::record)
+            .and_then(|record| self.stored_attempt(record).map(|(held, _)| (held.term, record.uid.clone())));
+        let Phase::Releasing(releasing) = &mut self.phase else { return };
+        if let Some((mut term, uid)) = stored {
+            // A renewal that was on its way when the app ended: the term is still this one.
+            term.uid = uid;
+            releasing.term = term;
+        }
+        let Some(record) = self.sighting.as_ref().and_then(Sighting::record) else {
+            self.released(false, now);
+            return;
+        };
+        if !record.is_of(&releasing.term, &self.settings.identity) {
+            let given_back = releasing.written && record.is_free();
+            self.released(given_back, now);
+        }
+    }
+
+    pub(super) fn advance_releasing(&mut self, now: Now) {
+        let Phase::Releasing(releasing) = &self.phase else { return };
+        if now.boot >= releasing.until {
+            self.released(false, now);
+            return;
+        }
+        if self.read_if_wanted(now) || now.boot < self.not_before {
+            return;
+        }
+        let Phase::Releasing(releasing) = &mut self.phase else { return };
+        let Some(record) = self.sighting.as_ref().and_then(Sighting::record).cloned() else { return };
+        releasing.written = true;
+        let term = releasing.term.clone();
+        let stamp = self.stamp(now);
+        let body = record.released(&self.settings.identity, &term, stamp);
+        self.write(body, None, Some(record.resource_version), now);
+    }
+
+    /// The term is over: ended by its release, or taken by somebody else, or nobody needs to be told any more.
+    pub(super) fn released(&mut self, given_back: bool, now: Now) {
+        let Phase::Releasing(releasing) = &self.phase else { return };
+        let pause = match releasing.reason {
+            // The cause lasts: another machine is the better place.
+            StopReason::NoRoom | StopReason::ClockSkew => self.settings.timing.lease(),
+            _ => self.settings.timing.renew_period(),
+        };
+        if given_back {
+            self.actions.push_back(Action::ForgetTerm);
+        }
+        self.phase = Phase::Standby(Standby::after_step_down(now.boot + pause));
+        self.attempts.clear();
+        self.read_wanted = false;
+    }
+}
+
+/// How fast the boot clock went from `earlier` to `later`, compared with the raw one.
+fn clock_rate(earlier: Now, later: Now) -> f64 {
+    let raw = later.raw.saturating_sub(earlier.raw).as_secs_f64();
+    if raw > 0.0 { later.boot.saturating_sub(earlier.boot).as_secs_f64() / raw } else { f64::INFINITY }
+}

@@ -1,0 +1,481 @@
+//! The election: who may run the app, decided from events and the time, without a clock and without I/O.
+//!
+//! The caller owns every socket, timer and process. It hands in what happened with [`Elector::handle`] and
+//! [`Elector::handle_timeout`], carries out what [`Elector::poll`] gives, in its order, and comes back at
+//! [`Elector::next_timeout`]. Simulation, tests and the real run loop drive this same code.
+//!
+//! What the caller owes: one [`Event::Replied`] for each [`Action::Write`], and one read event for each [`Action::Read`], both
+//! within [`Timing::request_timeout`]; an [`Action::Arm`] is in force before the [`Action::Start`] behind it is carried out.
+
+mod leading;
+mod sighting;
+mod standby;
+
+use std::{collections::VecDeque, time::Duration};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use self::{leading::Leading, leading::Releasing, sighting::Sighting, sighting::Update, standby::Standby};
+use crate::{
+    clock::Now,
+    lease::record::{Record, Term, whole_microseconds},
+    timing::{Lateness, RETRY, Timing},
+};
+
+/// Who takes part, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The Lease's name: the id.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// What this candidate writes as the holder: unique to its process, but for a container that starts again.
+    pub identity: String,
+    /// The durations.
+    pub timing: Timing,
+    /// Where the jitter of retries comes from, so that a run can be repeated.
+    pub seed: u64,
+    /// The term that a former process of this container held, where it is proved that all its processes are gone.
+    pub reclaim: Option<Term>,
+}
+
+/// Where an observation comes from: this decides whether it can be older than what is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// An event of the watch.
+    Watch,
+    /// A read that the server answered from its newest state.
+    Read {
+        /// When it was sent, on the boot clock.
+        sent: Duration,
+    },
+}
+
+/// What became of a write.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Stored; the object as it stands now.
+    Written(Record),
+    /// Refused because the object is another one, in another state, or not there: proves nothing about earlier attempts.
+    Conflict,
+    /// Refused for another reason, and surely not stored.
+    Refused,
+    /// No answer, or one that does not tell: it may be stored.
+    Unknown,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The Lease was seen.
+    Seen(Record, Source),
+    /// The Lease was seen not to exist.
+    Absent {
+        /// The resourceVersion of the deletion, where a watch told it.
+        version: Option<u64>,
+        /// Who saw it.
+        source: Source,
+    },
+    /// An [`Action::Read`] ended; with its result as an event before this one, if it had any.
+    ReadEnded {
+        /// Whether it had a result.
+        answered: bool,
+    },
+    /// An [`Action::Write`] ended.
+    Replied {
+        /// Its number.
+        attempt: u64,
+        /// The outcome.
+        reply: Reply,
+    },
+    /// The app's first process ended by itself, or could not be started; the rest of its tree may live.
+    AppExited,
+    /// wait() answered ECHILD: no process of the app is left.
+    AppGone,
+    /// The kubelet, or a person, wants this process to end. The caller has passed the signal on to the app.
+    Shutdown,
+    /// The caller's own timer came this late.
+    Late(Duration),
+}
+
+/// Why the app is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// The kubelet or a person asked.
+    #[error("asked to end")]
+    Shutdown,
+    /// The app's first process ended.
+    #[error("the application ended")]
+    AppExited,
+    /// No renewal succeeded for so long that the app must stop now to be dead in time.
+    #[error("the lease is running out: no renewal succeeded in time")]
+    RunningOut,
+    /// A person put the hold annotation on the Lease.
+    #[error("the Lease is on hold")]
+    Hold,
+    /// The margin has grown so much that two renewals do not fit any more.
+    #[error("this machine's timers are too late: two renewals no longer fit into the lease")]
+    NoRoom,
+    /// Two clocks of this machine disagree by more than the margin allows.
+    #[error("this machine's clocks disagree by more than 5%")]
+    ClockSkew,
+}
+
+/// Why everything must die at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// The deadline passed.
+    #[error("the lease was not renewed before its deadline")]
+    Deadline,
+    /// Somebody else holds the Lease, or edited it so that somebody else may take it.
+    #[error("the Lease is held by another")]
+    Foreign,
+    /// Processes of the app were left some time after KILL.
+    #[error("processes of the application outlived KILL")]
+    NotGone,
+}
+
+/// What the caller shall do.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Read the Lease from the server's newest state.
+    Read,
+    /// Send one PUT.
+    Write {
+        /// Its number, for the reply.
+        attempt: u64,
+        /// The object. With a resourceVersion it updates that state only; without one it creates, and never overwrites.
+        body: Value,
+    },
+    /// Set the deadline, on the boot clock, at which everything dies.
+    Arm(Duration),
+    /// Start the app. The fencing token is the resourceVersion of the acquiring write.
+    Start {
+        /// The fencing token.
+        token: u64,
+    },
+    /// Ask the app to stop. For [`StopReason::Shutdown`] it has been asked already.
+    Stop(StopReason),
+    /// Kill the app's whole tree, again and again until it is gone.
+    Kill,
+    /// Take the deadline away: nothing is left that it guards against.
+    Disarm,
+    /// Remember this term on disk for a reclaim.
+    StoreTerm(Term),
+    /// Forget the term on disk.
+    ForgetTerm,
+    /// End PID 1, and with it everything.
+    Die(Loss),
+    /// Nothing is held any more: end.
+    End,
+}
+
+/// Where an election stands, for logs and people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Waiting for the Lease.
+    Standby,
+    /// Holding it, with the app running or stopping.
+    Leader,
+    /// Giving it back.
+    Releasing,
+    /// Done.
+    Ended,
+}
+
+/// One write that may be stored.
+#[derive(Debug)]
+struct Attempt {
+    number: u64,
+    sent: Now,
+    /// `None` for the creation of an unheld Lease.
+    held: Option<Held>,
+    /// The resourceVersion without which it cannot be stored; `None` for a creation.
+    base: Option<u64>,
+}
+
+/// The write whose reply is awaited.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    number: u64,
+    sent: Duration,
+}
+
+/// What a write that acquires or renews says.
+#[derive(Clone, Debug)]
+struct Held {
+    term: Term,
+    renew_time: Timestamp,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Standby(Standby),
+    Leading(Leading),
+    Releasing(Releasing),
+    Ended,
+}
+
+/// One candidate of one Lease.
+#[derive(Debug)]
+pub struct Elector {
+    settings: Settings,
+    phase: Phase,
+    sighting: Option<Sighting>,
+    /// Nobody has been seen to create the Lease, and it is not there.
+    never_seen_absent: bool,
+    attempts: Vec<Attempt>,
+    next_attempt: u64,
+    in_flight: Option<InFlight>,
+    reading: bool,
+    read_wanted: bool,
+    /// No request is made before this.
+    not_before: Duration,
+    last_stamp: Timestamp,
+    lateness: Lateness,
+    margin: Duration,
+    closing: bool,
+    random: fastrand::Rng,
+    actions: VecDeque<Action>,
+}
+
+impl Elector {
+    /// A candidate that has seen nothing yet. It waits for the first observation: the caller starts to watch.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            phase: Phase::Standby(Standby::new(settings.reclaim.clone())),
+            sighting: None,
+            never_seen_absent: false,
+            attempts: Vec::new(),
+            next_attempt: 0,
+            in_flight: None,
+            reading: false,
+            read_wanted: false,
+            not_before: Duration::ZERO,
+            last_stamp: Timestamp::UNIX_EPOCH,
+            lateness: Lateness::default(),
+            margin: settings.timing.margin(),
+            closing: false,
+            random: fastrand::Rng::with_seed(settings.seed),
+            actions: VecDeque::new(),
+            settings,
+        }
+    }
+
+    /// What to do next; `None` when everything is done.
+    pub fn poll(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Where this candidate stands.
+    pub fn role(&self) -> Role {
+        match self.phase {
+            Phase::Standby(_) => Role::Standby,
+            Phase::Leading(_) => Role::Leader,
+            Phase::Releasing(_) => Role::Releasing,
+            Phase::Ended => Role::Ended,
+        }
+    }
+
+    /// The holder last seen.
+    pub fn holder(&self) -> Option<&str> {
+        self.sighting.as_ref()?.record()?.holder.as_deref()
+    }
+
+    /// When everything dies unless a renewal succeeds, on the boot clock; `None` unless leading.
+    pub fn deadline(&self) -> Option<Duration> {
+        match &self.phase {
+            Phase::Leading(leading) => Some(leading.deadline(self.margin)),
+            _ => None,
+        }
+    }
+
+    /// Something happened at `now`.
+    pub fn handle(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Seen(record, source) => self.seen(record, source, now),
+            Event::Absent { version, source } => self.absent(version, source, now),
+            Event::ReadEnded { answered } => self.read_ended(answered, now),
+            Event::Replied { attempt, reply } => self.replied(attempt, reply, now),
+            Event::AppExited => self.app_exited(now),
+            Event::AppGone => self.app_gone(now),
+            Event::Shutdown => self.shutdown(now),
+            Event::Late(late) => self.lateness.add(now.boot, late),
+        }
+        self.advance(now);
+    }
+
+    /// The time is `now`: does what is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.advance(now);
+    }
+
+    /// When to call [`Self::handle_timeout`], on the boot clock; `None` when only an event can change anything.
+    pub fn next_timeout(&self, now: Now) -> Option<Duration> {
+        let idle = self.in_flight.is_none() && !self.reading;
+        let request = |due: Duration| idle.then(|| due.max(self.not_before));
+        let read = if self.read_wanted { request(Duration::ZERO) } else { None };
+        let phase = match &self.phase {
+            Phase::Standby(standby) => [self.standby_timeout(standby, now), None],
+            Phase::Leading(leading) => [Some(leading.next_timeout(self.margin)), request(leading.next_renewal())],
+            Phase::Releasing(releasing) => [Some(releasing.until()), request(Duration::ZERO)],
+            Phase::Ended => [None, None],
+        };
+        phase.into_iter().chain([read]).flatten().min()
+    }
+
+    fn advance(&mut self, now: Now) {
+        let lateness = self.lateness.worst(now.boot);
+        self.margin = self.settings.timing.margin_with(lateness);
+        if matches!(self.phase, Phase::Leading(_)) {
+            self.advance_leading(now);
+        }
+        if matches!(self.phase, Phase::Releasing(_)) {
+            self.advance_releasing(now);
+        }
+        if matches!(self.phase, Phase::Standby(_)) {
+            self.advance_standby(now);
+        }
+    }
+
+    fn seen(&mut self, record: Record, source: Source, now: Now) {
+        self.never_seen_absent = false;
+        let update = match &mut self.sighting {
+            Some(sighting) => sighting.update(record, source, now),
+            none => {
+                *none = Some(Sighting::new(record, now));
+                Update::Taken
+            }
+        };
+        if update == Update::Stale {
+            return;
+        }
+        self.read_wanted = false;
+        match self.phase {
+            Phase::Standby(_) => self.seen_on_standby(now),
+            Phase::Leading(_) => self.seen_while_leading(now),
+            Phase::Releasing(_) => self.seen_while_releasing(now),
+            Phase::Ended => {}
+        }
+    }
+
+    fn absent(&mut self, version: Option<u64>, source: Source, now: Now) {
+        match &mut self.sighting {
+            Some(sighting) => {
+                if sighting.lost(version, source, now) == Update::Stale {
+                    return;
+                }
+            }
+            None => self.never_seen_absent = true,
+        }
+        self.read_wanted = false;
+        match &mut self.phase {
+            Phase::Leading(leading) => leading.renew_at(now.boot),
+            Phase::Releasing(_) => self.released(false, now),
+            Phase::Standby(_) | Phase::Ended => {}
+        }
+    }
+
+    fn read_ended(&mut self, answered: bool, now: Now) {
+        self.reading = false;
+        if !answered {
+            self.read_wanted = true;
+            self.retry_later(now);
+        }
+    }
+
+    fn replied(&mut self, number: u64, reply: Reply, now: Now) {
+        let Some(InFlight { sent, .. }) = self.in_flight.take_if(|in_flight| in_flight.number == number) else {
+            return;
+        };
+        match reply {
+            Reply::Written(record) => {
+                self.confirm(number, &record, now);
+                self.seen(record, Source::Read { sent }, now);
+            }
+            Reply::Conflict => self.read_wanted = true,
+            Reply::Refused => {
+                self.attempts.retain(|attempt| attempt.number != number);
+                self.retry_later(now);
+            }
+            Reply::Unknown => {
+                if now.boot.saturating_sub(sent) < RETRY {
+                    self.retry_later(now);
+                }
+                match &mut self.phase {
+                    Phase::Leading(leading) => leading.renew_at(now.boot),
+                    _ => self.read_wanted = true,
+                }
+            }
+        }
+    }
+
+    fn shutdown(&mut self, now: Now) {
+        self.closing = true;
+        if matches!(self.phase, Phase::Leading(_)) {
+            self.begin_stop(StopReason::Shutdown, now);
+        }
+    }
+
+    /// Asks for a read where one is wanted and allowed now; whether it was asked for, or is under way.
+    fn read_if_wanted(&mut self, now: Now) -> bool {
+        if self.reading || self.in_flight.is_some() {
+            return true;
+        }
+        if self.read_wanted && now.boot >= self.not_before {
+            self.reading = true;
+            self.actions.push_back(Action::Read);
+        }
+        self.read_wanted
+    }
+
+    fn write(&mut self, body: Value, held: Option<Held>, base: Option<u64>, now: Now) {
+        let number = self.next_attempt;
+        self.next_attempt += 1;
+        self.in_flight = Some(InFlight { number, sent: now.boot });
+        self.attempts.push(Attempt { number, sent: now, held, base });
+        self.actions.push_back(Action::Write { attempt: number, body });
+    }
+
+    /// A wall-clock time for a write, as a `MicroTime` holds it, different from all that this process wrote before.
+    fn stamp(&mut self, now: Now) -> Timestamp {
+        let after_last = Timestamp::from_microsecond(self.last_stamp.as_microsecond() + 1).unwrap_or(Timestamp::MAX);
+        self.last_stamp = whole_microseconds(now.wall).max(after_last);
+        self.last_stamp
+    }
+
+    fn retry_later(&mut self, now: Now) {
+        let jitter = 0.8 + 0.4 * self.random.f64();
+        self.not_before = self.not_before.max(now.boot + RETRY.mul_f64(jitter));
+    }
+
+    /// The attempt that `record` shows to be stored.
+    fn stored_attempt(&self, record: &Record) -> Option<(Held, Now)> {
+        self.attempts.iter().find_map(|attempt| {
+            let held = attempt.held.as_ref()?;
+            let uid = held.term.uid.is_empty() || held.term.uid == record.uid;
+            let same = record.holder.as_deref() == Some(self.settings.identity.as_str())
+                && record.transitions == held.term.transitions
+                && record.acquire_time == Some(held.term.acquire_time)
+                && record.renew_time == Some(held.renew_time);
+            (uid && same).then(|| (held.clone(), attempt.sent))
+        })
+    }
+
+    /// Forgets attempts that can no longer be stored, or be seen to have been: the Lease has moved on without them.
+    fn forget_outdated_attempts(&mut self) {
+        let newest = self.sighting.as_ref().and_then(Sighting::record).map(|record| record.resource_version);
+        let in_flight = self.in_flight.map(|in_flight| in_flight.number);
+        self.attempts.retain(|attempt| {
+            Some(attempt.number) == in_flight
+                || attempt.base.is_none_or(|base| newest.is_none_or(|newest| base >= newest))
+        });
+    }
+
+    fn die(&mut self, loss: Loss) {
+        self.phase = Phase::Ended;
+        self.actions.clear();
+        self.actions.push_back(Action::Die(loss));
+    }
+}

@@ -1,0 +1,145 @@
+//! A candidate that waits for the Lease and takes it. Leaves to [`super::leading`] what follows.
+
+use std::time::Duration;
+
+use super::{Action, Elector, Held, Phase, leading::Leading, sighting::Sighting};
+use crate::{
+    clock::Now,
+    lease::record::{self, Inherited, Record, Term},
+    names,
+};
+
+/// What only a waiting candidate knows.
+#[derive(Debug)]
+pub(super) struct Standby {
+    /// The term of a former process of this container, until the first look at the Lease.
+    reclaim: Option<Term>,
+    /// A candidate that just stepped down lets others go first.
+    not_before: Duration,
+}
+
+impl Standby {
+    pub(super) fn new(reclaim: Option<Term>) -> Self {
+        Self { reclaim, not_before: Duration::ZERO }
+    }
+
+    pub(super) fn after_step_down(not_before: Duration) -> Self {
+        Self { reclaim: None, not_before }
+    }
+}
+
+impl Elector {
+    pub(super) fn seen_on_standby(&mut self, now: Now) {
+        let Some(record) = self.sighting.as_ref().and_then(Sighting::record) else { return };
+        if let Some((mut held, sent)) = self.stored_attempt(record) {
+            held.term.uid.clone_from(&record.uid);
+            let token = record.resource_version;
+            self.lead(held, token, sent, now);
+            return;
+        }
+        if let Phase::Standby(standby) = &mut self.phase
+            && standby.reclaim.as_ref().is_some_and(|term| !record.is_of(term, &self.settings.identity))
+        {
+            standby.reclaim = None;
+        }
+        self.forget_outdated_attempts();
+    }
+
+    pub(super) fn advance_standby(&mut self, now: Now) {
+        if self.closing && self.in_flight.is_none() {
+            self.phase = Phase::Ended;
+            self.actions.push_back(Action::End);
+            return;
+        }
+        if self.closing || self.read_if_wanted(now) || now.boot < self.not_before {
+            return;
+        }
+        let Phase::Standby(standby) = &self.phase else { return };
+        let own = self.settings.timing.lease();
+        let (name, namespace) = (&self.settings.name, &self.settings.namespace);
+        let Some(sighting) = &self.sighting else {
+            if self.never_seen_absent {
+                let body = record::unheld(name, namespace, self.settings.timing.lease_seconds(), &Inherited::default());
+                self.create(body, now);
+            }
+            return;
+        };
+        let Some(record) = sighting.record() else {
+            let seconds = i32::try_from(sighting.longest(own).as_secs()).unwrap_or(i32::MAX);
+            let body = record::unheld(name, namespace, seconds, &sighting.inherited());
+            self.create(body, now);
+            return;
+        };
+        if !self.settings.timing.has_room(self.margin) {
+            return;
+        }
+        let reclaimed = standby.reclaim.clone().filter(|_| may_keep(record));
+        if reclaimed.is_none() && !(may_acquire(record) && now.boot >= standby.not_before && sighting.is_free(own, now))
+        {
+            return;
+        }
+        let record = record.clone();
+        let stamp = self.stamp(now);
+        let term = reclaimed.unwrap_or_else(|| record.next_term(stamp));
+        let body = record.held(&self.settings.identity, &term, stamp, self.settings.timing.lease_seconds());
+        self.write(body, Some(Held { term, renew_time: stamp }), Some(record.resource_version), now);
+        // When this fails without a clear answer, the next try does not follow at once: the others try as well.
+        self.not_before = now.boot + self.settings.timing.renew_period();
+    }
+
+    pub(super) fn standby_timeout(&self, standby: &Standby, now: Now) -> Option<Duration> {
+        if self.in_flight.is_some() || self.reading || self.closing {
+            return None;
+        }
+        let soonest = standby.not_before.max(self.not_before);
+        let Some(sighting) = &self.sighting else { return self.never_seen_absent.then_some(self.not_before) };
+        let Some(record) = sighting.record() else { return Some(self.not_before) };
+        if standby.reclaim.is_some() && may_keep(record) {
+            return Some(self.not_before);
+        }
+        if !may_acquire(record) {
+            return None;
+        }
+        let own = self.settings.timing.lease();
+        let free_in = if sighting.is_free(own, now) { Duration::ZERO } else { sighting.remaining(own, now) };
+        let room =
+            if self.settings.timing.has_room(self.margin) { Duration::ZERO } else { self.settings.timing.lease() };
+        Some((now.boot + free_in.max(room)).max(soonest))
+    }
+
+    /// Makes a Lease that nobody holds: only a wait, or its holder, can follow.
+    fn create(&mut self, body: serde_json::Value, now: Now) {
+        self.write(body, None, None, now);
+        self.not_before = now.boot + self.settings.timing.renew_period();
+    }
+
+    /// The acquiring write, sent at `sent`, is known to be stored.
+    fn lead(&mut self, held: Held, token: u64, sent: Now, now: Now) {
+        let mut leading = Leading::new(held.term.clone(), sent, &self.settings.timing);
+        self.attempts.clear();
+        self.in_flight = None;
+        self.not_before = Duration::ZERO;
+        self.read_wanted = false;
+        self.actions.push_back(Action::StoreTerm(held.term));
+        let deadline = leading.deadline(self.margin);
+        let too_late = now.boot + self.settings.timing.grace() >= deadline;
+        leading.set_armed(deadline);
+        self.phase = Phase::Leading(leading);
+        if self.closing || too_late {
+            self.begin_release(now);
+        } else {
+            self.actions.push_back(Action::Arm(deadline));
+            self.actions.push_back(Action::Start { token });
+        }
+    }
+}
+
+/// Whether anybody may become the holder.
+fn may_acquire(record: &Record) -> bool {
+    may_keep(record) && record.annotation(names::TURNING_ON).is_none()
+}
+
+/// Whether a holder may go on.
+pub(super) fn may_keep(record: &Record) -> bool {
+    record.annotation(names::HOLD).is_none()
+}
