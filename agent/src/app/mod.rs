@@ -1,0 +1,231 @@
+//! The app: the agent's child and all that it starts, seen until the last of them is gone.
+//!
+//! # Use
+//! ```no_run
+//! # use std::ffi::OsString;
+//! # use leader_agent::{app::{App, AppEvent}, guard::Guard};
+//! # async fn lead(guard: &Guard, command: &[OsString]) -> Result<(), Box<dyn std::error::Error>> {
+//! // The deadline must be armed, or the start is refused.
+//! let mut app = App::start(guard, command, &[("LEADER_FENCING_TOKEN".into(), "4711".into())])?;
+//! loop {
+//!     match app.next_event().await? {
+//!         AppEvent::NotStarted(error) => eprintln!("{error} (exit code {})", error.exit_code()),
+//!         AppEvent::Exited { code } => eprintln!("the first process ended with {code}"),
+//!         AppEvent::Gone => break,
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! *Gone* means that wait() answered ECHILD in the agent, which is the subreaper of all that the app leaves behind. When
+//! to stop the app, and what its end means for the Lease, is decided by the caller.
+
+mod command;
+mod terminal;
+
+use std::{
+    ffi::OsString,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::process::Pid;
+use tokio::{
+    io::unix::AsyncFd,
+    time::{Instant, timeout_at},
+};
+
+pub use self::command::StartError;
+use self::{command::failure, terminal::Terminal};
+use crate::{
+    guard::{Guard, descendants::Walker},
+    sys::{
+        process::{Waited, spawn, wait_any},
+        signals::{self, SignalSet, listen, receive},
+    },
+};
+
+/// The pause between two walks of [`App::kill_until_gone`], cut short by the end of a child.
+const WALK_PAUSE: Duration = Duration::from_millis(1);
+
+/// The running app.
+#[derive(Debug)]
+pub struct App {
+    /// The first process, until it was reaped.
+    first: Option<Pid>,
+    /// What [`App::exit_code`] says.
+    code: Option<u8>,
+    command: String,
+    failure: OwnedFd,
+    /// SIGCHLD alone.
+    children: AsyncFd<OwnedFd>,
+    walker: Walker,
+    terminal: Option<Terminal>,
+}
+
+/// What happens to the app. The order is: nothing or one of the first two, then `Gone`.
+#[derive(Debug)]
+pub enum AppEvent {
+    /// The command could not be executed. Its exit code is [`StartError::exit_code`].
+    NotStarted(StartError),
+    /// The first process ended; others may live.
+    Exited {
+        /// Its exit code, 128+n when signal n ended it.
+        code: u8,
+    },
+    /// wait() answered ECHILD: nothing of the app lives.
+    Gone,
+}
+
+/// Why a signal was not delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum SignalError {
+    /// The first process has ended.
+    #[error("signal {signal} was not sent: the app's first process has ended")]
+    Ended {
+        /// The signal.
+        signal: i32,
+    },
+    /// The system refused.
+    #[error("signal {signal} could not be sent to the app's first process {pid}: {source}")]
+    Refused {
+        /// The signal.
+        signal: i32,
+        /// The process.
+        pid: i32,
+        /// What the system said. `EPERM`: the app runs as another user, and the container lacks the capability KILL.
+        source: io::Error,
+    },
+}
+
+/// Why the app could not be killed. The caller's answer to each is [`Guard::die`].
+#[derive(Debug, thiserror::Error)]
+pub enum KillError {
+    /// The system does not let the agent kill a process of the app.
+    #[error(
+        "process {pid} of the app may not be killed (EPERM): it runs as another user. Give the container the capability KILL, or let it start as the app's user"
+    )]
+    Denied {
+        /// The process.
+        pid: i32,
+    },
+    /// The processes could not be listed or waited for.
+    #[error("cannot list or wait for the app's processes: {0}")]
+    System(#[from] io::Error),
+    /// Some process is still there.
+    #[error("the app is not gone {limit:?} after SIGKILL: a process is stopped by a debugger or stuck in the kernel")]
+    NotGone {
+        /// How long was waited.
+        limit: Duration,
+    },
+}
+
+impl App {
+    /// Starts `command` as the container runtime would: from the current folder, looked up in PATH, with this process's
+    /// environment without [`crate::names::env::ALL`] and with the pairs of `environment` added.
+    ///
+    /// Returns when the process exists. Whether the command could be executed is an event: a file system that hangs must
+    /// not hold up the agent.
+    ///
+    /// # Errors
+    /// When the deadline is not armed, the command is empty or holds a NUL, or no process can be made.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn start(
+        guard: &Guard,
+        command: &[OsString],
+        environment: &[(OsString, OsString)],
+    ) -> Result<Self, StartError> {
+        if !matches!(guard.armed(), Ok(Some(_))) {
+            return Err(StartError::NotArmed);
+        }
+        let terminal = Terminal::at_stdin(guard.group);
+        let image = command::image(command, environment, guard.mask, terminal.is_some())?;
+        let watch = || -> io::Result<_> { Ok((listen(&SignalSet::only(libc::SIGCHLD))?, Walker::new()?)) };
+        let (children, walker) = watch().map_err(StartError::Prepare)?;
+        let child = spawn(&image).map_err(StartError::Fork)?;
+        let command = command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Self { first: Some(child.pid), code: None, command, failure: child.failure, children, walker, terminal })
+    }
+
+    /// Sends `signal` to the first process, as the container runtime would.
+    pub fn signal(&self, signal: i32) -> Result<(), SignalError> {
+        // Not reaped yet, so the id is still its own.
+        let Some(pid) = self.first else { return Err(SignalError::Ended { signal }) };
+        let raw = pid.as_raw_nonzero().get();
+        signals::send(pid, signal).map_err(|source| SignalError::Refused { signal, pid: raw, source })
+    }
+
+    /// Waits for the next event. Nothing is lost when the future is dropped; after `Gone` it is `Gone` again.
+    ///
+    /// # Errors
+    /// The processes could not be waited for: [`Guard::die`].
+    pub async fn next_event(&mut self) -> io::Result<AppEvent> {
+        loop {
+            if let Some(event) = self.look()? {
+                return Ok(event);
+            }
+            let mut ready = self.children.readable().await?;
+            // Emptied before the next look: whoever ends after it makes the descriptor readable again.
+            while receive(self.children.as_fd())?.is_some() {}
+            ready.clear_ready();
+        }
+    }
+
+    /// Takes ended children until one of them matters or none is left.
+    fn look(&mut self) -> io::Result<Option<AppEvent>> {
+        loop {
+            match wait_any()? {
+                Waited::Running => return Ok(None),
+                Waited::Childless => {
+                    if let Some(terminal) = self.terminal.take() {
+                        terminal.give_back();
+                    }
+                    return Ok(Some(AppEvent::Gone));
+                }
+                Waited::Ended { pid, code } if self.first == Some(pid) => {
+                    self.first = None;
+                    let event = match failure(&self.failure, &self.command) {
+                        Some(error) => AppEvent::NotStarted(error),
+                        None => AppEvent::Exited { code },
+                    };
+                    self.code = Some(if let AppEvent::NotStarted(error) = &event { error.exit_code() } else { code });
+                    return Ok(Some(event));
+                }
+                Waited::Ended { .. } => {}
+            }
+        }
+    }
+
+    /// The code that the container should end with, once the first process has ended: its own, 128+n when signal n ended it,
+    /// 127 when the command was not found, 126 when it could not be executed.
+    pub fn exit_code(&self) -> Option<u8> {
+        self.code
+    }
+
+    /// Sends SIGKILL to all processes of the app that a walk finds. One walk can miss some: repeat it until `Gone`.
+    pub fn kill_all(&mut self) -> Result<(), KillError> {
+        match self.walker.kill()?.denied {
+            Some(pid) => Err(KillError::Denied { pid: pid.as_raw_nonzero().get() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Repeats [`App::kill_all`] until `Gone`, at most for `limit`. Other events are dropped; [`App::exit_code`] still knows.
+    pub async fn kill_until_gone(&mut self, limit: Duration) -> Result<(), KillError> {
+        let end = Instant::now() + limit;
+        loop {
+            self.kill_all()?;
+            if let Ok(event) = timeout_at((Instant::now() + WALK_PAUSE).min(end), self.next_event()).await {
+                if matches!(event?, AppEvent::Gone) {
+                    return Ok(());
+                }
+            }
+            if Instant::now() >= end {
+                return Err(KillError::NotGone { limit });
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Killing all descendants of a process, found by a walk through /proc.
+//!
+//! A walk can miss a process that is born while it runs, so an empty walk proves nothing: who calls this repeats it until
+//! wait() answers ECHILD.
+
+use std::{
+    io::{self, Write},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, RawDir, SeekFrom, openat, seek},
+    io::Errno,
+    process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal},
+};
+
+/// Process ids are below this (`PID_MAX_LIMIT` of a 64-bit kernel).
+const PID_LIMIT: usize = 4 * 1024 * 1024;
+/// Bits in a word of the marks.
+const WORD: usize = u64::BITS as usize;
+/// Passes through /proc in one walk. Each finds one more generation in the worst case; the caller repeats the walk.
+const PASSES: usize = 16;
+/// Room for some hundred entries of /proc.
+const ENTRIES: usize = 16 * 1024;
+/// Room for the fields of `/proc/PID/stat` up to the parent: an id, a name of at most 64 bytes, a letter, an id.
+const STAT: usize = 256;
+
+/// What a walk did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Walk {
+    /// Living descendants that were found.
+    pub(crate) found: usize,
+    /// One that may not be killed: EPERM.
+    pub(crate) denied: Option<Pid>,
+}
+
+/// Walks through /proc without allocating: all its memory is taken when it is made.
+#[derive(Debug)]
+pub(crate) struct Walker {
+    /// /proc as it was at the start, whatever is mounted there later.
+    proc: OwnedFd,
+    /// A bit for each process id that belongs to the tree. Pages that are never set cost no memory.
+    marks: Box<[u64]>,
+    entries: Box<[MaybeUninit<u8>]>,
+}
+
+/// The two fields of `/proc/PID/stat` that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    ended: bool,
+    parent: usize,
+}
+
+impl Walker {
+    /// Opens /proc and takes the memory.
+    pub(crate) fn new() -> io::Result<Self> {
+        let proc = openat(CWD, c"/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let marks = vec![0; PID_LIMIT / WORD].into_boxed_slice();
+        Ok(Self { proc, marks, entries: Box::new_uninit_slice(ENTRIES) })
+    }
+
+    /// Counts the living descendants of this process, and leaves them alone.
+    pub(crate) fn count(&mut self) -> io::Result<usize> {
+        Ok(self.walk(None)?.found)
+    }
+
+    /// Sends SIGKILL to every living descendant of this process that it finds.
+    pub(crate) fn kill(&mut self) -> io::Result<Walk> {
+        self.walk(Some(Signal::KILL))
+    }
+
+    fn walk(&mut self, signal: Option<Signal>) -> io::Result<Walk> {
+        let Self { proc, marks, entries } = self;
+        for word in marks.iter_mut().filter(|word| **word != 0) {
+            *word = 0;
+        }
+        mark(marks, number(getpid()));
+        let mut walk = Walk::default();
+        for _ in 0..PASSES {
+            let before = walk.found;
+            seek(&*proc, SeekFrom::Start(0))?;
+            let mut folder = RawDir::new(proc.as_fd(), entries);
+            while let Some(entry) = folder.next() {
+                let Some(process) = digits(entry?.file_name().to_bytes()) else { continue };
+                if is_marked(marks, process) || !is_child(proc, marks, process) {
+                    continue;
+                }
+                mark(marks, process);
+                walk.found += 1;
+                let Some(signal) = signal else { continue };
+                let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { continue };
+                if send(proc, marks, pid, signal) == Err(Errno::PERM) {
+                    walk.denied = Some(pid);
+                }
+            }
+            if walk.found == before {
+                break;
+            }
+        }
+        Ok(walk)
+    }
+}
+
+/// Sends `signal` to a process that was seen as a child of a marked one, and never to a stranger who has got its id since:
+/// what the descriptor holds is looked at again before it is used.
+fn send(proc: &OwnedFd, marks: &[u64], pid: Pid, signal: Signal) -> Result<(), Errno> {
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(descriptor) if is_child(proc, marks, number(pid)) => pidfd_send_signal(descriptor, signal),
+        Ok(_) | Err(Errno::SRCH) => Ok(()),
+        // Out of descriptors or memory: the id's being given away in between is less likely than the app's living on.
+        Err(_) => kill_process(pid, signal),
+    }
+}
+
+/// Whether `process` lives and its parent is marked.
+fn is_child(proc: &OwnedFd, marks: &[u64], process: usize) -> bool {
+    stat(proc, process).is_some_and(|stat| !stat.ended && is_marked(marks, stat.parent))
+}
+
+/// Reads `/proc/PID/stat`; `None` when the process is gone.
+fn stat(proc: &OwnedFd, process: usize) -> Option<Stat> {
+    let mut path = [0; 32];
+    let mut rest = &mut path[..];
+    write!(rest, "{process}/stat").ok()?;
+    let unused = rest.len();
+    let path = &path[..path.len() - unused];
+    let file = openat(proc, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let mut text = [0; STAT];
+    let length = rustix::io::read(file, &mut text[..]).ok()?;
+    parse(text.get(..length)?)
+}
+
+/// Takes a `stat` text apart. The name stands in parentheses and may hold anything, parentheses too.
+fn parse(text: &[u8]) -> Option<Stat> {
+    let name_end = text.iter().rposition(|&byte| byte == b')')?;
+    let mut fields = text.get(name_end + 1..)?.split(|&byte| byte == b' ').skip(1);
+    let ended = matches!(fields.next()?, b"Z" | b"X");
+    Some(Stat { ended, parent: digits(fields.next()?)? })
+}
+
+/// A decimal number, or `None`.
+fn digits(text: &[u8]) -> Option<usize> {
+    if text.is_empty() {
+        return None;
+    }
+    text.iter().try_fold(0_usize, |sum, byte| {
+        let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
+        sum.checked_mul(10)?.checked_add(usize::from(digit))
+    })
+}
+
+/// A process id as an index.
+fn number(pid: Pid) -> usize {
+    usize::try_from(pid.as_raw_nonzero().get()).unwrap_or_default()
+}
+
+fn mark(marks: &mut [u64], process: usize) {
+    if let Some(word) = marks.get_mut(process / WORD) {
+        *word |= 1 << (process % WORD);
+    }
+}
+
+fn is_marked(marks: &[u64], process: usize) -> bool {
+    marks.get(process / WORD).is_some_and(|word| word >> (process % WORD) & 1 == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_confuse() {
+        let stat = parse(b"42 (a) Z 7 (b) S 17 42 42 0 -1").unwrap();
+        assert_eq!(stat, Stat { ended: false, parent: 17 });
+        assert_eq!(parse(b"42 (x) Z 1 0").unwrap(), Stat { ended: true, parent: 1 });
+        assert_eq!(parse(b"42 (x"), None);
+        assert_eq!(parse(b"42 (x) S -1 0"), None);
+    }
+
+    #[test]
+    fn marks_end_where_process_ids_end() {
+        let mut marks = vec![0; PID_LIMIT / WORD];
+        mark(&mut marks, PID_LIMIT - 1);
+        mark(&mut marks, PID_LIMIT);
+        assert!(is_marked(&marks, PID_LIMIT - 1));
+        assert!(!is_marked(&marks, PID_LIMIT));
+        assert!(!is_marked(&marks, PID_LIMIT - 2));
+    }
+}
