@@ -1,2 +1,34 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: what a developer of this project types.
+
+mod cluster;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// A real one-node Kubernetes cluster on this machine, for tests and the demo.
+    #[command(subcommand)]
+    Cluster(cluster::Task),
+}
+
+fn main() -> ExitCode {
+    let result: Result<()> = match Arguments::parse().task {
+        Task::Cluster(task) => cluster::run(task),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
