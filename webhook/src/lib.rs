@@ -1,3 +1,12 @@
 //! Admission of annotated workloads.
 
 pub mod inject;
+
+pub mod access;
+pub mod facts;
+pub mod handler;
+pub mod metrics;
+pub mod review;
+pub mod run;
+pub mod server;
+pub mod settings;

@@ -1,2 +1,15 @@
-//! Placeholder.
-fn main() {}
+//! The admission webhook's process. Everything is in the library: [`leader_webhook::run`].
+
+use std::io;
+
+use clap::Parser;
+use leader_webhook::{run::run, settings::Settings};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let settings = Settings::parse();
+    let filter = EnvFilter::try_new(&settings.log)?;
+    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).with_writer(io::stderr).init();
+    run(settings).await
+}

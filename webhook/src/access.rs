@@ -1,0 +1,441 @@
+//! The objects of an id: service account, Role, RoleBinding and Lease, which let its pods elect and nothing else.
+//!
+//! They exist before the review is answered, because pods may start the moment after. None has an ownerReference: a deleted
+//! workload's pods are still shutting down, and a fresh Lease would let the next ones start beside them. [`plan`] decides from
+//! values; the requests are below it.
+
+use std::{collections::BTreeMap, fmt};
+
+use k8s_openapi::api::{
+    coordination::v1::{Lease, LeaseSpec},
+    core::v1::ServiceAccount,
+    rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
+};
+use leader_agent::{id::LeaderId, names};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::inject::{Account, Election};
+
+/// How often a write begins again because somebody else wrote first.
+const RACES: usize = 5;
+/// What the agent does with its one Lease: read it, wait for its changes, renew it, and put it back when it was deleted (a PUT,
+/// which RBAC can allow by name; a POST it cannot).
+const LEASE_VERBS: [&str; 5] = ["get", "list", "watch", "create", "update"];
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    kind: String,
+    namespace: String,
+    name: String,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}/{}", self.kind, self.namespace, self.name)
+    }
+}
+
+/// Why the objects of an id are not there.
+#[derive(Debug, thiserror::Error)]
+pub enum AccessError {
+    /// An object of that name belongs to somebody else.
+    #[error("{place} exists and was not made for the id {id}: choose another id, or delete it if nothing uses it{hint}")]
+    Foreign {
+        /// The object.
+        place: Place,
+        /// The id that it would be used for.
+        id: LeaderId,
+        /// Another way out, or nothing.
+        hint: &'static str,
+    },
+    /// A request failed.
+    #[error("{action} {place} failed: {source}")]
+    Request {
+        /// What was tried.
+        action: &'static str,
+        /// The object.
+        place: Place,
+        /// What the API server said.
+        source: Box<kube::Error>,
+    },
+    /// Others kept writing the object.
+    #[error("{0} was changed by others {RACES} times in a row: try again")]
+    Race(Place),
+}
+
+/// What one object needs.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step<K> {
+    /// It is as it should be.
+    Keep,
+    /// It is missing.
+    Create(K),
+    /// It differs: write this one over it.
+    Repair(K),
+    /// It differs in what cannot be changed: delete it (the first), and create the second.
+    Recreate(K, K),
+    /// It belongs to somebody else.
+    Foreign,
+}
+
+/// A kind of object that an id has.
+trait Owned: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq {
+    /// The one that exists, with everything put right that an id needs of it.
+    fn repaired(self, wanted: &Self) -> Self;
+    /// Whether it differs in a field that the API server does not let anybody change.
+    fn is_beyond_repair(&self, _wanted: &Self) -> bool {
+        false
+    }
+    /// Whether somebody who may edit the object allows its use, though it was not made here.
+    fn is_adopted(&self) -> bool {
+        false
+    }
+    /// The way out that [`Owned::is_adopted`] offers.
+    const HINT: &'static str = "";
+}
+
+impl Owned for ServiceAccount {
+    fn repaired(mut self, wanted: &Self) -> Self {
+        self.automount_service_account_token = wanted.automount_service_account_token;
+        self
+    }
+}
+
+impl Owned for Role {
+    fn repaired(mut self, wanted: &Self) -> Self {
+        self.rules.clone_from(&wanted.rules);
+        self
+    }
+}
+
+impl Owned for RoleBinding {
+    /// Other accounts of the namespace stay bound: pods of an earlier template, or of another workload under the same id, use them.
+    fn repaired(mut self, wanted: &Self) -> Self {
+        let namespace = wanted.metadata.namespace.as_ref();
+        let mut subjects = self.subjects.take().unwrap_or_default();
+        subjects.retain(|subject| subject.kind == "ServiceAccount" && subject.namespace.as_ref() == namespace);
+        for subject in wanted.subjects.iter().flatten() {
+            if !subjects.iter().any(|bound| bound.name == subject.name) {
+                subjects.push(subject.clone());
+            }
+        }
+        self.subjects = Some(subjects);
+        self
+    }
+
+    fn is_beyond_repair(&self, wanted: &Self) -> bool {
+        self.role_ref != wanted.role_ref
+    }
+}
+
+impl Owned for Lease {
+    /// Its content is the agents' alone.
+    fn repaired(self, _wanted: &Self) -> Self {
+        self
+    }
+
+    fn is_adopted(&self) -> bool {
+        self.annotations().get(names::ADOPT).is_some_and(|value| value == "true")
+    }
+
+    const HINT: &'static str =
+        ", or allow its use: kubectl annotate lease with leader.io/adopt=true (its other users are no match for an election)";
+}
+
+/// Decides about one object.
+fn plan<K: Owned>(existing: Option<K>, wanted: K) -> Step<K> {
+    let Some(existing) = existing else { return Step::Create(wanted) };
+    if existing.is_adopted() {
+        return Step::Keep;
+    }
+    if existing.labels().get(names::ID) != wanted.labels().get(names::ID) {
+        return Step::Foreign;
+    }
+    if existing.is_beyond_repair(&wanted) {
+        return Step::Recreate(existing, wanted);
+    }
+    let repaired = existing.clone().repaired(&wanted);
+    if repaired == existing { Step::Keep } else { Step::Repair(repaired) }
+}
+
+/// The objects of an id as they should be.
+struct Objects {
+    account: Option<ServiceAccount>,
+    role: Role,
+    binding: RoleBinding,
+    lease: Lease,
+}
+
+impl Objects {
+    fn of(election: &Election, namespace: &str) -> Self {
+        let id = &election.id;
+        let name = format!("leader-{id}");
+        let metadata = |name: &str| ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some(namespace.to_owned()),
+            labels: Some(BTreeMap::from([
+                ("app.kubernetes.io/managed-by".to_owned(), "leader.io".to_owned()),
+                (names::ID.to_owned(), id.to_string()),
+            ])),
+            ..ObjectMeta::default()
+        };
+        let account = match &election.account {
+            Account::Dedicated(name) => Some(ServiceAccount { metadata: metadata(name), ..ServiceAccount::default() }),
+            Account::Keep(_) => None,
+        };
+        let rule = PolicyRule {
+            api_groups: Some(vec!["coordination.k8s.io".to_owned()]),
+            resources: Some(vec!["leases".to_owned()]),
+            resource_names: Some(vec![id.to_string()]),
+            verbs: LEASE_VERBS.map(str::to_owned).to_vec(),
+            ..PolicyRule::default()
+        };
+        let binding = RoleBinding {
+            metadata: metadata(&name),
+            role_ref: RoleRef {
+                api_group: "rbac.authorization.k8s.io".to_owned(),
+                kind: "Role".to_owned(),
+                name: name.clone(),
+            },
+            subjects: Some(vec![Subject {
+                kind: "ServiceAccount".to_owned(),
+                name: election.account.name().to_owned(),
+                namespace: Some(namespace.to_owned()),
+                ..Subject::default()
+            }]),
+        };
+        Self {
+            account,
+            role: Role { metadata: metadata(&name), rules: Some(vec![rule]) },
+            binding,
+            // Neither a holder nor a proof that a term has ended: whoever wants it waits for a whole L.
+            lease: Lease { metadata: metadata(id.as_str()), spec: Some(LeaseSpec::default()) },
+        }
+    }
+}
+
+/// Makes the objects of an election, or repairs them. With `dry_run` nothing is written, and what would be refused is refused.
+pub async fn ensure(client: &Client, namespace: &str, election: &Election, dry_run: bool) -> Result<(), AccessError> {
+    let id = &election.id;
+    let objects = Objects::of(election, namespace);
+    let leases = Object::new(client, namespace, id, objects.lease);
+    let roles = Object::new(client, namespace, id, objects.role);
+    let bindings = Object::new(client, namespace, id, objects.binding);
+    let accounts = objects.account.map(|account| Object::new(client, namespace, id, account));
+    let look_at_account = async {
+        let Some(mut object) = accounts else { return Ok(None) };
+        object.wanted.automount_service_account_token = default_automount(client, namespace).await?;
+        let step = object.look().await?;
+        Ok(Some((object, step)))
+    };
+    // All are looked at before one is written, so that a refusal leaves nothing behind.
+    let (lease, role, binding, account) =
+        futures::try_join!(leases.look(), roles.look(), bindings.look(), look_at_account)?;
+    if dry_run {
+        return Ok(());
+    }
+    // The Lease first: a Role must not name one that somebody else makes in between.
+    leases.write(lease).await?;
+    let write_account = async {
+        match account {
+            Some((object, step)) => object.write(step).await,
+            None => Ok(()),
+        }
+    };
+    futures::try_join!(roles.write(role), bindings.write(binding), write_account)?;
+    Ok(())
+}
+
+/// What the account `default` says about mounting tokens: pods that ran under it and got none get none under ours.
+async fn default_automount(client: &Client, namespace: &str) -> Result<Option<bool>, AccessError> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let place = |name: &str| Place { kind: "ServiceAccount".to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
+    let account = accounts.get_opt("default").await.map_err(|error| AccessError::Request {
+        action: "reading",
+        place: place("default"),
+        source: Box::new(error),
+    })?;
+    Ok(account.and_then(|account| account.automount_service_account_token))
+}
+
+/// One object of an id: where it is, and what it should be.
+struct Object<'a, K> {
+    api: Api<K>,
+    id: &'a LeaderId,
+    place: Place,
+    wanted: K,
+}
+
+impl<'a, K> Object<'a, K>
+where
+    K: Owned + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+{
+    fn new(client: &Client, namespace: &str, id: &'a LeaderId, wanted: K) -> Self {
+        let kind = K::kind(&()).into_owned();
+        let place = Place { kind, namespace: namespace.to_owned(), name: wanted.name_any() };
+        Self { api: Api::namespaced(client.clone(), namespace), id, place, wanted }
+    }
+
+    /// What is to be done, by the object as it is now.
+    async fn look(&self) -> Result<Step<K>, AccessError> {
+        let existing = self.api.get_opt(&self.place.name).await.map_err(|error| self.failed("reading", error))?;
+        match plan(existing, self.wanted.clone()) {
+            Step::Foreign => {
+                Err(AccessError::Foreign { place: self.place.clone(), id: self.id.clone(), hint: K::HINT })
+            }
+            step => Ok(step),
+        }
+    }
+
+    /// Does `step`; when somebody else wrote in between, what is to be done then.
+    async fn write(&self, mut step: Step<K>) -> Result<(), AccessError> {
+        let parameters = PostParams { field_manager: Some("leader-webhook".to_owned()), ..PostParams::default() };
+        for _ in 0..RACES {
+            let (action, written) = match &step {
+                Step::Keep | Step::Foreign => return Ok(()),
+                Step::Create(object) => ("creating", self.api.create(&parameters, object).await),
+                Step::Repair(object) => ("repairing", self.api.replace(&self.place.name, &parameters, object).await),
+                Step::Recreate(existing, object) => {
+                    let delete = DeleteParams {
+                        preconditions: Some(Preconditions { uid: existing.uid(), resource_version: None }),
+                        ..DeleteParams::default()
+                    };
+                    match self.api.delete(&self.place.name, &delete).await {
+                        Ok(_) => ("re-creating", self.api.create(&parameters, object).await),
+                        Err(error) => ("deleting", Err(error)),
+                    }
+                }
+            };
+            match written {
+                Ok(_) => {
+                    tracing::info!(object = %self.place, "{action} an object of id {}", self.id);
+                    return Ok(());
+                }
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(error) => return Err(self.failed(action, error)),
+            }
+            step = self.look().await?;
+        }
+        Err(AccessError::Race(self.place.clone()))
+    }
+
+    fn failed(&self, action: &'static str, source: kube::Error) -> AccessError {
+        AccessError::Request { action, place: self.place.clone(), source: Box::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn objects(account: Account) -> Objects {
+        let election = Election {
+            id: "billing".parse().unwrap(),
+            account,
+            injected_afresh: true,
+            live_before: false,
+        };
+        Objects::of(&election, "shop")
+    }
+
+    fn dedicated() -> Objects {
+        objects(Account::Dedicated("leader-billing".to_owned()))
+    }
+
+    #[test]
+    fn the_objects_of_an_id() {
+        let made = dedicated();
+        let text = |object: serde_json::Result<serde_json::Value>| object.unwrap();
+        insta::assert_yaml_snapshot!([
+            text(serde_json::to_value(&made.lease)),
+            text(serde_json::to_value(&made.account)),
+            text(serde_json::to_value(&made.role)),
+            text(serde_json::to_value(&made.binding)),
+        ]);
+        let kept = objects(Account::Keep("controller".to_owned()));
+        assert_eq!(kept.account, None);
+        assert_eq!(kept.binding.subjects.unwrap()[0].name, "controller");
+    }
+
+    #[test]
+    fn missing_is_created_and_equal_is_kept() {
+        let made = dedicated();
+        assert_eq!(plan(None, made.role.clone()), Step::Create(made.role.clone()));
+        let mut stored = made.role.clone();
+        stored.metadata.resource_version = Some("7".to_owned());
+        stored.labels_mut().insert("team".to_owned(), "billing".to_owned());
+        assert_eq!(plan(Some(stored), made.role), Step::Keep);
+    }
+
+    #[test]
+    fn a_right_that_was_added_is_taken_back() {
+        let made = dedicated();
+        let mut stored = made.role.clone();
+        stored.rules.as_mut().unwrap()[0].resource_names = None;
+        assert_eq!(plan(Some(stored), made.role.clone()), Step::Repair(made.role));
+    }
+
+    #[test]
+    fn accounts_of_the_namespace_stay_bound_and_nobody_else() {
+        let made = dedicated();
+        let subject = |kind: &str, name: &str, namespace: &str| Subject {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            namespace: Some(namespace.to_owned()),
+            ..Subject::default()
+        };
+        let mut stored = made.binding.clone();
+        stored.subjects = Some(vec![
+            subject("ServiceAccount", "earlier", "shop"),
+            subject("ServiceAccount", "leader-billing", "elsewhere"),
+            subject("User", "mallory", "shop"),
+        ]);
+        let Step::Repair(repaired) = plan(Some(stored), made.binding) else { panic!("not repaired") };
+        let bound = [subject("ServiceAccount", "earlier", "shop"), subject("ServiceAccount", "leader-billing", "shop")];
+        assert_eq!(repaired.subjects.unwrap(), bound);
+    }
+
+    #[test]
+    fn a_binding_to_another_role_is_made_again() {
+        let made = dedicated();
+        let mut stored = made.binding.clone();
+        stored.role_ref.name = "admin".to_owned();
+        assert_eq!(plan(Some(stored.clone()), made.binding.clone()), Step::Recreate(stored, made.binding));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_left_alone() {
+        let made = dedicated();
+        let mut unlabelled = made.lease.clone();
+        unlabelled.metadata.labels = None;
+        let mut of_another_id = made.lease.clone();
+        of_another_id.labels_mut().insert(names::ID.to_owned(), "other".to_owned());
+        for stored in [unlabelled.clone(), of_another_id] {
+            assert_eq!(plan(Some(stored), made.lease.clone()), Step::Foreign);
+        }
+        let mut adopted = unlabelled;
+        adopted.annotations_mut().insert(names::ADOPT.to_owned(), "true".to_owned());
+        assert_eq!(plan(Some(adopted.clone()), made.lease.clone()), Step::Keep);
+        adopted.annotations_mut().insert(names::ADOPT.to_owned(), "yes".to_owned());
+        assert_eq!(plan(Some(adopted), made.lease), Step::Foreign);
+        // Only a Lease can be adopted: an account or a Role may carry other rights.
+        let mut role = made.role.clone();
+        role.metadata.labels = None;
+        role.annotations_mut().insert(names::ADOPT.to_owned(), "true".to_owned());
+        assert_eq!(plan(Some(role), made.role), Step::Foreign);
+    }
+
+    #[test]
+    fn a_lease_in_use_is_never_touched() {
+        let made = dedicated();
+        let mut stored = made.lease.clone();
+        let spec = LeaseSpec { holder_identity: Some("pod_uid_app".to_owned()), ..LeaseSpec::default() };
+        stored.spec = Some(spec);
+        assert_eq!(plan(Some(stored), made.lease), Step::Keep);
+    }
+}

@@ -1,0 +1,102 @@
+//! What injection has to know about the cluster, looked up for one review.
+
+use k8s_openapi::api::{
+    core::v1::ServiceAccount,
+    rbac::v1::{ClusterRoleBinding, RoleBinding, Subject},
+};
+use kube::{
+    Api, Client, Resource,
+    api::{ListParams, ObjectList},
+};
+use serde::de::DeserializeOwned;
+
+use crate::inject::Facts;
+
+const DEFAULT_ACCOUNT: &str = "default";
+/// How many objects one request lists. The API server reads a page of this size in milliseconds.
+const PAGE: u32 = 500;
+
+/// Looks the facts of `namespace` up.
+pub async fn look_up(client: &Client, namespace: &str) -> Result<Facts, kube::Error> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    let roles: Api<RoleBinding> = Api::namespaced(client.clone(), namespace);
+    let cluster_roles: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let (account, bound, bound_everywhere) = futures::try_join!(
+        accounts.get_opt(DEFAULT_ACCOUNT),
+        any(&roles, |binding: &RoleBinding| binding.subjects.as_deref().is_some_and(|list| names_default(list, namespace))),
+        any(&cluster_roles, |binding: &ClusterRoleBinding| {
+            binding.subjects.as_deref().is_some_and(|list| names_default(list, namespace))
+        }),
+    )?;
+    let has_its_own = account.as_ref().is_some_and(has_its_own);
+    Ok(Facts { default_account_in_use: bound || bound_everywhere || has_its_own })
+}
+
+/// Whether any object of the collection is as asked for, read page by page.
+async fn any<K>(api: &Api<K>, wanted: impl Fn(&K) -> bool) -> Result<bool, kube::Error>
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let mut parameters = ListParams::default().limit(PAGE);
+    loop {
+        let page: ObjectList<K> = api.list(&parameters).await?;
+        if page.items.iter().any(&wanted) {
+            return Ok(true);
+        }
+        match page.metadata.continue_ {
+            Some(token) if !token.is_empty() => parameters.continue_token = Some(token),
+            _ => return Ok(false),
+        }
+    }
+}
+
+/// Whether the subjects of a binding name the namespace's account `default` itself. Groups are no matter: another account of the
+/// namespace is in the same ones.
+fn names_default(subjects: &[Subject], namespace: &str) -> bool {
+    let user = format!("system:serviceaccount:{namespace}:{DEFAULT_ACCOUNT}");
+    subjects.iter().any(|subject| match subject.kind.as_str() {
+        "ServiceAccount" => subject.name == DEFAULT_ACCOUNT && subject.namespace.as_deref().unwrap_or(namespace) == namespace,
+        "User" => subject.name == user,
+        _ => false,
+    })
+}
+
+/// Whether pods get something from the account that another one would not give them.
+fn has_its_own(account: &ServiceAccount) -> bool {
+    account.metadata.annotations.as_ref().is_some_and(|annotations| !annotations.is_empty())
+        || account.image_pull_secrets.as_ref().is_some_and(|secrets| !secrets.is_empty())
+        || account.secrets.as_ref().is_some_and(|secrets| !secrets.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn subject(value: Value) -> Vec<Subject> {
+        vec![serde_json::from_value(value).unwrap()]
+    }
+
+    #[test]
+    fn who_is_named() {
+        let named = |value| names_default(&subject(value), "shop");
+        assert!(named(json!({"kind": "ServiceAccount", "name": "default", "namespace": "shop"})));
+        assert!(named(json!({"kind": "ServiceAccount", "name": "default"})));
+        assert!(named(json!({"kind": "User", "name": "system:serviceaccount:shop:default"})));
+
+        assert!(!named(json!({"kind": "ServiceAccount", "name": "default", "namespace": "other"})));
+        assert!(!named(json!({"kind": "ServiceAccount", "name": "billing", "namespace": "shop"})));
+        assert!(!named(json!({"kind": "User", "name": "system:serviceaccount:other:default"})));
+        assert!(!named(json!({"kind": "Group", "name": "system:serviceaccounts:shop"})));
+    }
+
+    #[test]
+    fn what_an_account_gives() {
+        let gives = |value: Value| has_its_own(&serde_json::from_value(value).unwrap());
+        assert!(!gives(json!({"metadata": {"name": "default"}, "secrets": []})));
+        assert!(gives(json!({"metadata": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}}})));
+        assert!(gives(json!({"metadata": {}, "imagePullSecrets": [{"name": "registry"}]})));
+        assert!(gives(json!({"metadata": {}, "secrets": [{"name": "old-token"}]})));
+    }
+}

@@ -1,0 +1,262 @@
+//! The HTTP side of the webhook: reviews, health and metrics.
+//!
+//! Whatever arrives gets an answer before the API server stops waiting, and none that lets an annotated object through as it was:
+//! what cannot be read is an HTTP error, which `failurePolicy: Fail` makes a refusal.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use jiff::Timestamp;
+use kube::{Client, core::admission::AdmissionResponse};
+use leader_agent::timing::parse_duration;
+use leader_certs::keeper;
+use tokio::sync::{Semaphore, watch};
+
+use crate::{
+    access::{self, AccessError},
+    facts,
+    inject::{self, Defaults, Facts, Outcome, Refusal},
+    metrics::{self, Metrics},
+    review::{self, Malformed, Plan, Review},
+};
+
+/// The longest body: the API server's own limit for a request.
+pub const MAX_BODY: usize = 3 * 1024 * 1024;
+/// How long a body may take to arrive: the API server sends it at once.
+const BODY: Duration = Duration::from_secs(3);
+/// The API server's patience when it does not name it: what deploy/ sets.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How much of that patience is left for the way to the API server and back.
+const WAY: Duration = Duration::from_secs(2);
+/// How many reviews are worked on at once; one of full size takes about 30 MB as JSON values, and the pod has 512.
+const AT_ONCE: usize = 8;
+
+/// What reviews are answered with.
+pub struct Webhook {
+    /// For facts and the objects of ids. Without one (in tests of what comes before), those requests fail.
+    pub client: Client,
+    /// What is injected.
+    pub defaults: Defaults,
+    /// The namespace that the webhook runs in.
+    pub namespace: String,
+    /// Whether the API server trusts this replica.
+    pub certificates: watch::Receiver<keeper::State>,
+    draining: AtomicBool,
+    metrics: Metrics,
+    slots: Semaphore,
+}
+
+/// Why a review was not answered with an outcome.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    #[error("looking up what is bound to the namespace's service account `default` failed: {0}")]
+    Facts(#[from] Box<kube::Error>),
+    #[error("the webhook did not hear from the API server within {0:?}: try again")]
+    Timeout(Duration),
+}
+
+/// A request that is answered with an HTTP error.
+#[derive(Debug, thiserror::Error)]
+enum Rejection {
+    #[error("the body is longer than {MAX_BODY} bytes")]
+    TooLong,
+    #[error("the body must be application/json")]
+    MediaType,
+    #[error("the body did not arrive within {BODY:?}")]
+    Slow,
+    #[error("the body could not be read: {0}")]
+    Broken(String),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("too many reviews are being worked on: try again")]
+    Busy,
+}
+
+impl Rejection {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Slow => StatusCode::REQUEST_TIMEOUT,
+            Self::Broken(_) | Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl Webhook {
+    /// A webhook that serves until [`Webhook::drain`].
+    pub fn new(
+        client: Client,
+        defaults: Defaults,
+        namespace: String,
+        certificates: watch::Receiver<keeper::State>,
+    ) -> Arc<Self> {
+        let (metrics, slots) = (Metrics::default(), Semaphore::new(AT_ONCE));
+        let draining = AtomicBool::new(false);
+        Arc::new(Self { client, defaults, namespace, certificates, draining, metrics, slots })
+    }
+
+    /// From now on it is not ready, so that clients go elsewhere; reviews are answered still.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The paths that are served.
+    pub fn router(self: Arc<Self>) -> Router {
+        Router::new()
+            .route("/inject", post(answer))
+            .route("/livez", get(async || "alive\n"))
+            .route("/readyz", get(ready))
+            .route("/metrics", get(text))
+            .with_state(self)
+    }
+
+    /// The answer to a review that was read.
+    async fn judge(&self, review: &Review, patience: Duration) -> (metrics::Result, AdmissionResponse) {
+        match review.plan(&self.namespace) {
+            Plan::Pass(_) => (metrics::Result::Passed, review.pass()),
+            Plan::Refuse(reason) => (metrics::Result::Refused, review.refuse(&reason)),
+            Plan::Inject => {
+                let work = tokio::time::timeout(patience, self.inject(review)).await;
+                match work.unwrap_or(Err(Failure::Timeout(patience))) {
+                    Ok(outcome) => accept(review, outcome),
+                    Err(failure) => {
+                        let result = match failure {
+                            Failure::Refused(_) | Failure::Access(AccessError::Foreign { .. }) => metrics::Result::Refused,
+                            _ => metrics::Result::Failed,
+                        };
+                        (result, review.refuse(&failure.to_string()))
+                    }
+                }
+            }
+        }
+    }
+
+    async fn inject(&self, review: &Review) -> Result<Outcome, Failure> {
+        let (Some(object), namespace) = (&review.object, review.namespace()) else {
+            unreachable!("a plan to inject has an object")
+        };
+        let facts = if object["metadata"]["annotations"][leader_agent::names::ID].is_null() {
+            // Nothing is going to be injected.
+            Facts::default()
+        } else {
+            facts::look_up(&self.client, namespace).await.map_err(Box::new)?
+        };
+        let outcome = inject::workload(object, review.old.as_ref(), &self.defaults, &facts)?;
+        if let Some(election) = &outcome.election {
+            access::ensure(&self.client, namespace, election, review.request.dry_run).await?;
+        }
+        Ok(outcome)
+    }
+}
+
+fn accept(review: &Review, outcome: Outcome) -> (metrics::Result, AdmissionResponse) {
+    let injected_afresh = outcome.election.as_ref().map(|election| election.injected_afresh);
+    let response = review.accept(outcome);
+    let result = match (response.allowed, injected_afresh, &response.patch) {
+        (false, ..) => metrics::Result::Failed,
+        (true, Some(true), _) => metrics::Result::Injected,
+        (true, Some(false), _) => metrics::Result::Kept,
+        (true, None, Some(_)) => metrics::Result::Ejected,
+        (true, None, None) => metrics::Result::Passed,
+    };
+    (result, response)
+}
+
+async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
+    let patience = patience(request.uri().query());
+    let Ok(Ok(_slot)) = tokio::time::timeout(patience, webhook.slots.acquire()).await else {
+        return reject(&webhook, &Rejection::Busy, Instant::now());
+    };
+    let read = read(request).await;
+    let started = Instant::now();
+    let review = match read.and_then(|body| Ok(Review::parse(&body)?)) {
+        Ok(review) => review,
+        Err(Rejection::Malformed(Malformed::Request { uid: Some(uid), reason })) => {
+            webhook.metrics.count(metrics::Result::Malformed, started.elapsed());
+            tracing::warn!(uid, reason, "refused a review that cannot be read");
+            return Json(review::refuse_unread(&uid, &reason).into_review()).into_response();
+        }
+        Err(rejection) => return reject(&webhook, &rejection, started),
+    };
+    let (result, response) = webhook.judge(&review, patience).await;
+    webhook.metrics.count(result, started.elapsed());
+    tracing::info!(
+        uid = review.request.uid,
+        kind = review.request.kind.kind,
+        namespace = review.namespace(),
+        name = review.name(),
+        operation = ?review.request.operation,
+        dry_run = review.request.dry_run,
+        %result,
+        milliseconds = started.elapsed().as_millis(),
+        message = response.result.message,
+    );
+    Json(response.into_review()).into_response()
+}
+
+fn reject(webhook: &Webhook, rejection: &Rejection, started: Instant) -> Response {
+    webhook.metrics.count(metrics::Result::Malformed, started.elapsed());
+    tracing::warn!(%rejection, "a request that is no review");
+    (rejection.status(), format!("{rejection}\n")).into_response()
+}
+
+/// How long work on a review may take: the API server says in the query (`timeout=10s`) how long it waits.
+fn patience(query: Option<&str>) -> Duration {
+    let named = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("timeout="));
+    let timeout = named.and_then(|text| parse_duration(text).ok()).unwrap_or(TIMEOUT);
+    timeout.saturating_sub(WAY).max(timeout / 2)
+}
+
+async fn read(request: Request) -> Result<Bytes, Rejection> {
+    let media = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Rejection::MediaType);
+    }
+    let body: Limited<Body> = Limited::new(request.into_body(), MAX_BODY);
+    match tokio::time::timeout(BODY, body.collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Rejection::TooLong),
+        Ok(Err(error)) => Err(Rejection::Broken(error.to_string())),
+        Err(_) => Err(Rejection::Slow),
+    }
+}
+
+async fn ready(State(webhook): State<Arc<Webhook>>) -> Response {
+    let state = if webhook.draining.load(Ordering::Relaxed) {
+        Err("this replica is shutting down".to_owned())
+    } else {
+        webhook.certificates.borrow().ready(Timestamp::now())
+    };
+    match state {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response(),
+    }
+}
+
+async fn text(State(webhook): State<Arc<Webhook>>) -> Response {
+    match webhook.metrics.text() {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
