@@ -2,11 +2,18 @@
 
 pub mod app;
 pub mod clock;
+pub mod cpu;
 pub mod elector;
 pub mod guard;
 pub mod id;
+pub mod injected;
 pub mod install;
 pub mod lease;
+pub mod log;
 pub mod names;
+pub mod program;
+pub mod run;
+pub mod settings;
 mod sys;
+pub mod term_file;
 pub mod timing;

@@ -1,0 +1,204 @@
+//! Requests for one Lease, each with a deadline of its own. Leaves the decisions to the elector.
+//!
+//! kube's defaults are unsafe for a lease holder: its retries are off here (`credentials`), every request ends after
+//! [`crate::timing::Timing::request_timeout`], and after one that got no answer the next starts on a fresh connection.
+
+use std::{cell::RefCell, time::Duration};
+
+use http::{Method, Request};
+use kube::{Client, Config, core::Status};
+use serde_json::Value;
+
+use super::record::{Record, RecordError};
+use crate::{elector::Reply, id::LeaderId};
+
+/// Why a request brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// No answer in time.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The API server's answer is an error.
+    #[error("the API server answered {code}: {message}")]
+    Status {
+        /// The HTTP code.
+        code: u16,
+        /// What it said.
+        message: String,
+    },
+    /// The request or its answer was lost, or could not be read.
+    #[error("{}", chain(.0))]
+    Transport(kube::Error),
+    /// The answer is no Lease.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+}
+
+/// An error with its causes: kube and hyper keep what matters in the last one.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl From<kube::Error> for RequestError {
+    fn from(error: kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => {
+                let Status { code, message, .. } = *status;
+                Self::Status { code, message }
+            }
+            error => Self::Transport(error),
+        }
+    }
+}
+
+/// One Lease on one API server.
+#[derive(Debug)]
+pub struct LeaseClient {
+    config: Config,
+    connection: RefCell<Option<Connection>>,
+    timeout: Duration,
+    namespace: String,
+    id: LeaderId,
+}
+
+struct Connection(Client);
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Connection")
+    }
+}
+
+impl LeaseClient {
+    /// A client for the Lease `id`. Nothing is sent yet. Each request ends after `timeout`.
+    pub fn new(mut config: Config, namespace: &str, id: &LeaderId, timeout: Duration) -> Self {
+        config.connect_timeout = Some(timeout);
+        Self { config, connection: RefCell::new(None), timeout, namespace: namespace.to_owned(), id: id.clone() }
+    }
+
+    /// Another client for the same Lease, with connections of its own.
+    pub(super) fn another(&self) -> Self {
+        Self::new(self.config.clone(), &self.namespace, &self.id, self.timeout)
+    }
+
+    /// The Lease from the server's newest state; `None` when there is none.
+    pub async fn read(&self) -> Result<Option<Record>, RequestError> {
+        match self.request(Method::GET, self.path(), Vec::new()).await {
+            Ok(object) => Ok(Some(Record::parse(object)?)),
+            Err(RequestError::Status { code: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends `body` as a PUT. With the reply comes the error that explains it.
+    pub async fn write(&self, body: &Value) -> (Reply, Option<RequestError>) {
+        let creates = body["metadata"]["resourceVersion"].is_null();
+        let outcome = match self.request(Method::PUT, self.path(), body.to_string().into_bytes()).await {
+            Ok(object) => Record::parse(object).map_err(RequestError::from),
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(record) => (Reply::Written(record), None),
+            Err(error) => (reply(&error, creates), Some(error)),
+        }
+    }
+
+    /// Sends one request on the current connections and waits for its answer until the deadline.
+    pub(super) async fn request(&self, method: Method, path: String, body: Vec<u8>) -> Result<Value, RequestError> {
+        let client = self.client()?;
+        let request = build(method, path, body)?;
+        let outcome = match tokio::time::timeout(self.timeout, client.request::<Value>(request)).await {
+            Ok(outcome) => outcome.map_err(RequestError::from),
+            Err(_) => Err(RequestError::Timeout(self.timeout)),
+        };
+        if matches!(outcome, Err(RequestError::Timeout(_) | RequestError::Transport(_))) {
+            self.reset();
+        }
+        outcome
+    }
+
+    pub(super) fn client(&self) -> Result<Client, RequestError> {
+        let mut connection = self.connection.borrow_mut();
+        if let Some(Connection(client)) = &*connection {
+            return Ok(client.clone());
+        }
+        let client = Client::try_from(self.config.clone())?;
+        *connection = Some(Connection(client.clone()));
+        Ok(client)
+    }
+
+    /// Drops all connections: what is still under way on them is abandoned, and must not hold up what follows.
+    pub(super) fn reset(&self) {
+        *self.connection.borrow_mut() = None;
+    }
+
+    fn path(&self) -> String {
+        format!("{}/{}", self.collection(), self.id)
+    }
+
+    pub(super) fn collection(&self) -> String {
+        format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases", self.namespace)
+    }
+
+    /// The selector without which a list or watch by name is forbidden (RBAC with resourceNames).
+    pub(super) fn selector(&self) -> String {
+        format!("fieldSelector=metadata.name%3D{}", self.id)
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+pub(super) fn build(method: Method, path: String, body: Vec<u8>) -> Result<Request<Vec<u8>>, RequestError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::ACCEPT, "application/json")
+        .body(body)
+        .map_err(|error| RequestError::Transport(kube::Error::HttpError(error)))
+}
+
+/// What an error says about the write that got it.
+fn reply(error: &RequestError, creates: bool) -> Reply {
+    match error {
+        // 404 is the namespace, or the Lease of an update by uid: somebody has to look.
+        RequestError::Status { code: 404 | 409, .. } => Reply::Conflict,
+        // The API server's answer to a PUT without resourceVersion on what exists.
+        RequestError::Status { code: 422, .. } if creates => Reply::Conflict,
+        RequestError::Status { code: 408 | 500.., .. } => Reply::Unknown,
+        RequestError::Status { .. } => Reply::Refused,
+        RequestError::Timeout(_) | RequestError::Transport(_) | RequestError::Record(_) => Reply::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_clear_refusal_counts_as_not_stored() {
+        let of = |code, creates| reply(&RequestError::Status { code, message: String::new() }, creates);
+        for code in [400, 401, 403, 413, 429] {
+            assert!(matches!(of(code, false), Reply::Refused), "{code}");
+        }
+        for code in [408, 500, 502, 503, 504] {
+            assert!(matches!(of(code, false), Reply::Unknown), "{code}");
+        }
+        assert!(matches!(of(409, false), Reply::Conflict));
+        assert!(matches!(of(404, false), Reply::Conflict));
+        assert!(matches!(of(422, true), Reply::Conflict));
+        assert!(matches!(of(422, false), Reply::Refused));
+        assert!(matches!(reply(&RequestError::Timeout(Duration::ZERO), false), Reply::Unknown));
+    }
+}

@@ -1,0 +1,72 @@
+//! With which credentials the API server is asked. kube's own choice is not used: it prefers a kubeconfig to the pod's
+//! account, which would let a file in the application's image decide who the agent is.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use kube::{Config, config::KubeConfigOptions};
+
+/// Where a pod finds its account when injection gave it none of its own.
+pub const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Why there are no credentials.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// The address in the environment is unusable.
+    #[error("KUBERNETES_SERVICE_HOST=`{host}` and KUBERNETES_SERVICE_PORT=`{port}` do not make an address: {source}")]
+    Address {
+        /// The host.
+        host: String,
+        /// The port.
+        port: String,
+        /// What is wrong.
+        source: http::uri::InvalidUri,
+    },
+    /// A credentials folder was named, but this process is not told where the API server is.
+    #[error("{} has an account's token, but KUBERNETES_SERVICE_HOST is not set: is this a pod?", folder.display())]
+    NoAddress {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// No kubeconfig could be used.
+    #[error("no credentials: this is no pod with a service account, and no kubeconfig can be used: {0}. Set KUBECONFIG")]
+    Kubeconfig(#[from] kube::config::KubeconfigError),
+}
+
+/// The pod's account: from `folder` where one is given, else from the usual place; outside a pod, KUBECONFIG or its default.
+/// The result retries nothing by itself.
+///
+/// # Errors
+/// When neither can be used.
+pub async fn find(folder: Option<&Path>) -> Result<Config, CredentialsError> {
+    let host = env::var("KUBERNETES_SERVICE_HOST").ok().filter(|host| !host.is_empty());
+    let usual = PathBuf::from(SERVICE_ACCOUNT_DIR);
+    let folder = match (folder, &host) {
+        (Some(folder), None) => return Err(CredentialsError::NoAddress { folder: folder.to_owned() }),
+        (Some(folder), Some(_)) => Some(folder.to_owned()),
+        (None, Some(_)) => Some(usual).filter(|folder| folder.join("token").exists()),
+        (None, None) => None,
+    };
+    let mut config = match (folder, host) {
+        (Some(folder), Some(host)) => of_account(&folder, host)?,
+        _ => Config::from_kubeconfig(&KubeConfigOptions::default()).await?,
+    };
+    config.default_retry = false;
+    Ok(config)
+}
+
+fn of_account(folder: &Path, host: String) -> Result<Config, CredentialsError> {
+    let port = env::var("KUBERNETES_SERVICE_PORT").unwrap_or_else(|_| "443".to_owned());
+    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let address =
+        format!("https://{bracketed}:{port}").parse().map_err(|source| CredentialsError::Address { host, port, source })?;
+    let mut config = Config::new(address);
+    config.root_cert_file = Some(folder.join("ca.crt"));
+    config.auth_info.token_file = Some(folder.join("token").to_string_lossy().into_owned());
+    if let Ok(namespace) = std::fs::read_to_string(folder.join("namespace")) {
+        namespace.trim().clone_into(&mut config.default_namespace);
+    }
+    Ok(config)
+}

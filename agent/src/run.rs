@@ -1,0 +1,316 @@
+//! The agent at work: carries out what the elector decides, with the real clock, API server, signals and processes.
+//!
+//! One task on one thread: whatever happens is handed to the elector in the order in which it is seen here.
+
+use std::{ffi::OsString, future::Future, path::Path, pin::Pin, pin::pin, rc::Rc, time::Duration};
+
+use futures::{StreamExt, stream::FuturesUnordered};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    app::{App, AppEvent, SignalError},
+    clock::Now,
+    elector::{Action, Elector, Event, Reply, Role, Settings, Source, StopReason},
+    guard::{Guard, Signals},
+    lease::{client::LeaseClient, credentials, watch::watch},
+    names::env,
+    settings::RunSettings,
+    term_file::{self, TermFile},
+};
+
+/// The pause between two walks that kill, while something is left.
+const KILL_PAUSE: Duration = Duration::from_millis(2);
+/// Observations that wait to be handled; more make the watch wait.
+const OBSERVATIONS: usize = 16;
+/// The exit code when the app was never started and the end was asked for.
+const ORDERLY: u8 = 0;
+
+/// What a request brought.
+enum Answer {
+    Read(Vec<Event>),
+    Write(Event),
+}
+
+type Request = Pin<Box<dyn Future<Output = Answer>>>;
+
+/// Why a run ended before it began.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// No credentials for the API server.
+    #[error(transparent)]
+    Credentials(#[from] credentials::CredentialsError),
+    /// A part of the process could not be made.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] std::io::Error),
+}
+
+/// Campaigns, and runs the command while leading, until a signal or the command's end. Returns the code to end with.
+///
+/// # Errors
+/// Only before the campaign begins: the caller ends with code 2.
+pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), RunError> {
+    let config = credentials::find(settings.credentials_dir.as_deref()).await?;
+    let mut signals = Signals::new(&guard).map_err(RunError::Signals)?;
+    let namespace = settings.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let timing = settings.timing;
+    let client = Rc::new(LeaseClient::new(config, &namespace, &settings.id, timing.request_timeout()));
+    for note in guard.notes() {
+        warn!("{note}");
+    }
+    // Only a PID namespace of its own proves, by this process's existence, that the former one and its app are gone.
+    let reclaim_dir =
+        settings.state_dir.as_deref().filter(|_| settings.reclaims && guard.has_lock() && guard.is_private_namespace());
+    let elector = Elector::new(Settings {
+        name: settings.id.to_string(),
+        namespace: namespace.clone(),
+        identity: settings.identity.clone(),
+        timing,
+        seed: fastrand::u64(..),
+        reclaim: reclaim_dir.and_then(term_file::read),
+    });
+    info!(lease = %format!("{namespace}/{}", settings.id), identity = settings.identity, lease_duration = ?timing.lease(), margin = ?timing.margin(), "standing by");
+
+    let (sender, mut observations) = mpsc::channel(OBSERVATIONS);
+    let watched = Rc::clone(&client);
+    let mut watching = pin!(watch(&watched, timing.lease(), sender));
+    let mut run = Run {
+        term_file: reclaim_dir.and_then(open_term_file),
+        elector,
+        guard,
+        client,
+        requests: FuturesUnordered::new(),
+        app: None,
+        killing: false,
+        code: ORDERLY,
+        holder: None,
+        settings,
+    };
+    loop {
+        if let Some(code) = run.carry_out() {
+            return Ok((run.guard, code));
+        }
+        let now = Now::read();
+        let due = run.elector.next_timeout(now).map(|due| Instant::now() + due.saturating_sub(now.boot));
+        tokio::select! {
+            biased;
+            signal = signals.next() => run.signalled(signal),
+            event = next_app_event(&mut run.app) => run.app_event(event),
+            () = sleep(KILL_PAUSE), if run.killing => run.kill(),
+            Some(answer) = run.requests.next() => run.answered(answer),
+            Some(event) = observations.recv() => run.elector.handle(event, Now::read()),
+            () = &mut watching => {}
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                let late = due.map_or(Duration::ZERO, |due| due.elapsed());
+                run.elector.handle(Event::Late(late), Now::read());
+            }
+        }
+    }
+}
+
+struct Run {
+    settings: RunSettings,
+    elector: Elector,
+    guard: Guard,
+    client: Rc<LeaseClient>,
+    requests: FuturesUnordered<Request>,
+    app: Option<App>,
+    killing: bool,
+    code: u8,
+    term_file: Option<TermFile>,
+    /// The holder that was logged last.
+    holder: Option<String>,
+}
+
+impl Run {
+    /// Does all that the elector asks for; the code when it asks to end.
+    fn carry_out(&mut self) -> Option<u8> {
+        while let Some(action) = self.elector.poll() {
+            match action {
+                Action::Read => self.read(),
+                Action::Write { attempt, body } => self.write(attempt, body),
+                Action::Arm(deadline) => {
+                    if let Err(error) = self.guard.arm(deadline) {
+                        self.guard.die(&error.to_string());
+                    }
+                }
+                Action::Start { token } => self.start(token),
+                Action::Stop(reason) => self.stop(reason),
+                Action::Kill => {
+                    self.killing = true;
+                    self.kill();
+                }
+                Action::Disarm => {
+                    if let Err(error) = self.guard.disarm() {
+                        self.guard.die(&error.to_string());
+                    }
+                }
+                Action::StoreTerm(term) => {
+                    if let Some(file) = &self.term_file {
+                        file.store(term);
+                    }
+                }
+                Action::ForgetTerm => {
+                    info!("released the Lease");
+                    if let Some(file) = &self.term_file {
+                        file.forget();
+                    }
+                }
+                Action::Die(loss) => self.guard.die(&loss.to_string()),
+                Action::End => return Some(self.code),
+            }
+        }
+        self.tell_holder();
+        None
+    }
+
+    fn read(&mut self) {
+        let client = Rc::clone(&self.client);
+        let sent = Now::read().boot;
+        self.requests.push(Box::pin(async move {
+            let source = Source::Read { sent };
+            Answer::Read(match client.read().await {
+                Ok(Some(record)) => vec![Event::Seen(record, source), Event::ReadEnded { answered: true }],
+                Ok(None) => vec![Event::Absent { version: None, source }, Event::ReadEnded { answered: true }],
+                Err(error) => {
+                    warn!(%error, "cannot read the Lease");
+                    vec![Event::ReadEnded { answered: false }]
+                }
+            })
+        }));
+    }
+
+    fn write(&mut self, attempt: u64, body: serde_json::Value) {
+        let client = Rc::clone(&self.client);
+        self.requests.push(Box::pin(async move {
+            let (reply, error) = client.write(&body).await;
+            if let (Reply::Refused | Reply::Unknown, Some(error)) = (&reply, error) {
+                warn!(%error, "cannot write the Lease");
+            }
+            Answer::Write(Event::Replied { attempt, reply })
+        }));
+    }
+
+    fn answered(&mut self, answer: Answer) {
+        let events = match answer {
+            Answer::Read(events) => events,
+            Answer::Write(event) => vec![event],
+        };
+        for event in events {
+            self.elector.handle(event, Now::read());
+        }
+    }
+
+    fn start(&mut self, token: u64) {
+        let pair = |name: &str, value: &str| (OsString::from(name), OsString::from(value));
+        let environment = [
+            pair(env::FENCING_TOKEN, &token.to_string()),
+            pair(env::ID, self.settings.id.as_str()),
+            pair(env::IDENTITY, &self.settings.identity),
+        ];
+        info!(token, "leading: starting the application");
+        match App::start(&self.guard, &self.settings.command, &environment) {
+            Ok(app) => self.app = Some(app),
+            Err(error) => {
+                error!(%error, "cannot start the application");
+                self.code = error.exit_code();
+                let now = Now::read();
+                self.elector.handle(Event::AppExited, now);
+                self.elector.handle(Event::AppGone, now);
+            }
+        }
+    }
+
+    fn stop(&mut self, reason: StopReason) {
+        info!(%reason, "stopping the application");
+        if reason != StopReason::Shutdown {
+            self.signal_app(stop_signal::TERM);
+        }
+    }
+
+    fn kill(&mut self) {
+        if let Some(app) = &mut self.app
+            && let Err(error) = app.kill_all()
+        {
+            self.guard.die(&error.to_string());
+        }
+    }
+
+    fn signal_app(&mut self, signal: i32) {
+        match self.app.as_ref().map(|app| app.signal(signal)) {
+            // Whom the agent may not signal it may not kill either.
+            Some(Err(error @ SignalError::Refused { .. })) => self.guard.die(&error.to_string()),
+            Some(Ok(()) | Err(SignalError::Ended { .. })) | None => {}
+        }
+    }
+
+    fn signalled(&mut self, signal: std::io::Result<i32>) {
+        let signal = match signal {
+            Ok(signal) => signal,
+            Err(error) => self.guard.die(&format!("cannot receive signals: {error}")),
+        };
+        self.signal_app(signal);
+        if [stop_signal::TERM, stop_signal::INT, stop_signal::QUIT].contains(&signal) {
+            info!(signal, "asked to end");
+            self.elector.handle(Event::Shutdown, Now::read());
+        }
+    }
+
+    fn app_event(&mut self, event: std::io::Result<AppEvent>) {
+        let event = match event {
+            Ok(AppEvent::NotStarted(error)) => {
+                error!(%error, "cannot start the application");
+                self.code = error.exit_code();
+                Event::AppExited
+            }
+            Ok(AppEvent::Exited { code }) => {
+                info!(code, "the application ended");
+                self.code = code;
+                Event::AppExited
+            }
+            Ok(AppEvent::Gone) => {
+                self.app = None;
+                self.killing = false;
+                Event::AppGone
+            }
+            Err(error) => self.guard.die(&format!("cannot wait for the application's processes: {error}")),
+        };
+        self.elector.handle(event, Now::read());
+    }
+
+    fn tell_holder(&mut self) {
+        let holder = self.elector.holder();
+        if holder != self.holder.as_deref() {
+            if let (Some(holder), Role::Standby) = (holder, self.elector.role()) {
+                info!(holder, "another candidate leads");
+            }
+            self.holder = holder.map(str::to_owned);
+        }
+    }
+}
+
+/// The app's next event; never, while there is no app.
+async fn next_app_event(app: &mut Option<App>) -> std::io::Result<AppEvent> {
+    match app {
+        Some(app) => app.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn open_term_file(folder: &Path) -> Option<TermFile> {
+    TermFile::new(folder.to_owned())
+        .inspect_err(|error| warn!(%error, "no thread for the term file: a restart of this container waits the whole lease"))
+        .ok()
+}
+
+/// The numbers of the signals that always mean stop.
+mod stop_signal {
+    use rustix::process::Signal;
+
+    pub(super) const TERM: i32 = Signal::TERM.as_raw();
+    pub(super) const INT: i32 = Signal::INT.as_raw();
+    pub(super) const QUIT: i32 = Signal::QUIT.as_raw();
+}

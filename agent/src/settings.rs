@@ -1,0 +1,202 @@
+//! The flags of `leader-agent`, and what they mean together with the environment that injection sets.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    id::{IdError, LeaderId},
+    injected::Injected,
+    names,
+    timing::{Timing, TimingError, parse_duration},
+};
+
+/// Leader election for any program: holds a Lease, and runs the program only while it does.
+#[derive(Debug, Parser)]
+#[command(name = "leader-agent", version, about, long_about = None)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy this program into a folder, where another container finds it as `agent`
+    Install {
+        /// The folder
+        dir: PathBuf,
+    },
+    /// Campaign for a Lease and run a command while holding it
+    Run(RunArguments),
+}
+
+/// The flags of `run`.
+#[derive(Debug, Parser)]
+pub struct RunArguments {
+    /// The id of the election: a DNS label, and the Lease's name
+    #[arg(long, env = names::env::ID)]
+    id: Option<String>,
+    /// The Lease's namespace [default: the service account's, or the kubeconfig's]
+    #[arg(long, env = names::env::NAMESPACE)]
+    namespace: Option<String>,
+    /// What this candidate writes as the holder [default: pod, pod uid and container, or the host's name and a random part]
+    #[arg(long, env = names::env::IDENTITY)]
+    identity: Option<String>,
+    /// How long the Lease lasts without a renewal: whole seconds, 5s to 1h [default: 15s]
+    #[arg(long, env = names::env::LEASE_DURATION)]
+    lease_duration: Option<String>,
+    /// How long the command may take after its stop signal when the lease is being lost [default: 4/15 of the lease duration]
+    #[arg(long, env = names::env::STOP_GRACE)]
+    stop_grace: Option<String>,
+    /// A folder that outlives the container and belongs to it alone: leadership is taken up again after a restart
+    #[arg(long, env = names::env::STATE_DIR)]
+    state_dir: Option<PathBuf>,
+    /// A folder with `token`, `ca.crt` and `namespace` [default: the pod's service account]
+    #[arg(long, env = names::env::CREDENTIALS_DIR)]
+    credentials_dir: Option<PathBuf>,
+    /// The record of the injection, as the downward API hands it over
+    #[arg(long, env = names::env::RECORD, hide = true)]
+    record: Option<String>,
+    /// The pod's name
+    #[arg(long, env = names::env::POD_NAME, hide = true)]
+    pod_name: Option<String>,
+    /// The pod's uid
+    #[arg(long, env = names::env::POD_UID, hide = true)]
+    pod_uid: Option<String>,
+    /// The wrapped container's name
+    #[arg(long, env = names::env::CONTAINER, hide = true)]
+    container: Option<String>,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// What a run needs to know.
+#[derive(Clone, Debug)]
+pub struct RunSettings {
+    /// The id.
+    pub id: LeaderId,
+    /// The namespace, where one was given.
+    pub namespace: Option<String>,
+    /// The identity.
+    pub identity: String,
+    /// The durations.
+    pub timing: Timing,
+    /// The folder of lock and term file.
+    pub state_dir: Option<PathBuf>,
+    /// Whether the identity names this container of this pod, so that a restart of it may take up its own term again.
+    pub reclaims: bool,
+    /// The folder with the account's token.
+    pub credentials_dir: Option<PathBuf>,
+    /// The command and its arguments.
+    pub command: Vec<OsString>,
+}
+
+/// What is wrong with the flags, or with what stands for them.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// No id.
+    #[error("no id is given: use --id or {}", names::env::ID)]
+    NoId,
+    /// The id is none.
+    #[error(transparent)]
+    Id(#[from] IdError),
+    /// The durations do not fit.
+    #[error(transparent)]
+    Timing(#[from] TimingError),
+    /// The record cannot be read.
+    #[error("the injection's record in {name} cannot be read: {0}. Was the pod's annotation {key} edited?", name = names::env::RECORD, key = names::INJECTED)]
+    Record(#[from] serde_json::Error),
+    /// The identity is empty.
+    #[error("the identity is empty: leave --identity and {} unset, or give a name unique to this process", names::env::IDENTITY)]
+    Identity,
+}
+
+impl RunArguments {
+    /// What the flags mean. `starved` says that the CPU limit is below one core or unreadable; `outside` gives the identity of
+    /// a process that injection did not start: [`outside_identity`].
+    ///
+    /// # Errors
+    /// Each names the value and what to do; the caller ends with code 2.
+    pub fn resolve(self, starved: bool, outside: impl FnOnce() -> String) -> Result<RunSettings, SettingsError> {
+        let injected = self.record.as_deref().map(Injected::parse).transpose()?;
+        let id = self.id.or_else(|| injected.as_ref().map(|injected| injected.id.clone()));
+        let id: LeaderId = id.filter(|id| !id.is_empty()).ok_or(SettingsError::NoId)?.parse()?;
+        let lease = self.lease_duration.or_else(|| injected.as_ref()?.lease_duration.clone());
+        let grace = self.stop_grace.or_else(|| injected.as_ref()?.stop_grace.clone());
+        let lease = lease.as_deref().map(parse_duration).transpose()?.unwrap_or(Timing::default().lease());
+        let timing = Timing::new(lease, grace.as_deref().map(parse_duration).transpose()?, starved)?;
+        let container = self.container.or_else(|| Some(injected?.container));
+        let (identity, reclaims) = match (self.identity, self.pod_name, self.pod_uid, container) {
+            (Some(identity), ..) if identity.is_empty() => return Err(SettingsError::Identity),
+            (Some(identity), ..) => (identity, false),
+            (None, Some(pod), Some(uid), Some(container)) => (format!("{pod}_{uid}_{container}"), true),
+            _ => (outside(), false),
+        };
+        Ok(RunSettings {
+            id,
+            namespace: self.namespace.filter(|namespace| !namespace.is_empty()),
+            identity,
+            timing,
+            state_dir: self.state_dir,
+            reclaims,
+            credentials_dir: self.credentials_dir,
+            command: self.command,
+        })
+    }
+}
+
+/// An identity for a process that injection did not start: `POD_NAME` or the host's name, and a random part.
+pub fn outside_identity() -> String {
+    let name = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    });
+    format!("{name}_{:016x}", fastrand::u64(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn resolve(arguments: &[&str]) -> Result<RunSettings, SettingsError> {
+        let words = ["run"].iter().chain(arguments).chain(&["--", "true"]);
+        RunArguments::try_parse_from(words).unwrap().resolve(false, || "host_1".to_owned())
+    }
+
+    const RECORD: &str = r#"{"version":1,"id":"billing","container":"app","leaseDuration":"30s","original":{}}"#;
+
+    #[test]
+    fn the_record_says_what_no_flag_says() {
+        let settings = resolve(&["--record", RECORD, "--pod-name", "p", "--pod-uid", "u", "--stop-grace", "5s"]).unwrap();
+        assert_eq!((settings.id.as_str(), settings.identity.as_str(), settings.reclaims), ("billing", "p_u_app", true));
+        assert_eq!(settings.timing.lease(), Duration::from_secs(30));
+        assert_eq!(settings.timing.grace(), Duration::from_secs(5));
+        let settings = resolve(&["--record", RECORD, "--id", "other", "--lease-duration", "15s"]).unwrap();
+        assert_eq!((settings.id.as_str(), settings.timing, settings.identity.as_str()), ("other", Timing::default(), "host_1"));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_its_value() {
+        for (arguments, part) in [
+            (&[][..], "LEADER_ID"),
+            (&["--id", ""], "LEADER_ID"),
+            (&["--id", "Billing"], "\"Billing\""),
+            (&["--id", "b", "--lease-duration", "soon"], "`soon`"),
+            (&["--id", "b", "--lease-duration", "5s", "--stop-grace", "4s"], "too short"),
+            (&["--id", "b", "--identity", ""], "LEADER_IDENTITY"),
+            (&["--record", "{"], "LEADER_RECORD"),
+        ] {
+            let error = resolve(arguments).unwrap_err().to_string();
+            assert!(error.contains(part), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_required() {
+        assert!(RunArguments::try_parse_from(["run", "--id", "b"]).is_err());
+    }
+}
