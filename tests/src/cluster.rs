@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long a part may take to answer on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A cluster that came up.
 #[derive(Debug, Clone)]
@@ -116,33 +116,33 @@ impl Cluster {
         Pki::of(&state).create(range)?;
         let cluster = Self { state, range, binaries };
         let state = &cluster.state;
-        let mut starter = Starter::new(state, &cluster.binaries);
+        let mut parts = Starter::new(state, &cluster.binaries);
 
-        control_plane::start_api(&mut starter, state, range)?;
-        registry::start(&mut starter, state, range)?;
-        node::start_containerd(&mut starter, state, range)?;
-        starter.wait_for("registry", "the registry", PATIENCE, || registry::probe(&name, range))?;
+        control_plane::start_api(&mut parts, state, range)?;
+        registry::start(&mut parts, state, range)?;
+        node::start_containerd(&mut parts, state, range)?;
+        parts.wait_for("registry", "the registry", PATIENCE, || registry::probe(&name, range))?;
         cluster.push(&cluster.binaries.pause_image(), node::PAUSE)?;
         say("registry is up, waiting for the API server");
         let admin = |arguments: &[&str]| cluster.kubectl(arguments).run();
-        starter.wait_for("apiserver", "the API server", PATIENCE, || admin(&["get", "--raw", "/readyz"]))?;
+        parts.wait_for("apiserver", "the API server", PATIENCE, || admin(&["get", "--raw", "/readyz"]))?;
         // Kubernetes has the role, but binds it to nobody.
         let role = ["--clusterrole=system:node-proxier", "--user=system:kube-proxy"];
         admin(&[&["create", "clusterrolebinding", "kube-proxy"][..], &role].concat())?;
-        control_plane::start_controllers(&mut starter, state)?;
+        control_plane::start_controllers(&mut parts, state)?;
 
         let ctr =
             || Tool::new(cluster.binaries.path("ctr")).arg("-a").arg(state.containerd_socket()).arg("version").run();
-        starter.wait_for("containerd", "containerd", PATIENCE, ctr)?;
-        node::start_kubelet_and_proxy(&mut starter, state, range)?;
+        parts.wait_for("containerd", "containerd", PATIENCE, ctr)?;
+        node::start_kubelet_and_proxy(&mut parts, state, range)?;
         say("API server is up, waiting for the node");
         let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-        starter.wait_for("kubelet", "the node to be ready", PATIENCE, || {
+        parts.wait_for("kubelet", "the node to be ready", PATIENCE, || {
             let answer = admin(&["get", "node", crate::pki::NODE, "-o", ready])?;
             if answer == "True" { Ok(()) } else { bail!("the node's condition Ready is `{answer}`") }
         })?;
         // Without it no pod is accepted.
-        starter.wait_for("manager", "the first service account", PATIENCE, || {
+        parts.wait_for("manager", "the first service account", PATIENCE, || {
             admin(&["get", "serviceaccount", "default", "--namespace=default"])
         })?;
         state.mark_ready()?;

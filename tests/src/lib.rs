@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod cluster;
 pub mod command;
 pub mod control_plane;
+pub mod kit;
 pub mod machine;
 pub mod mounts;
 pub mod network;
@@ -17,6 +18,7 @@ pub mod process;
 pub mod progress;
 pub mod registry;
 pub mod state;
+pub mod wait;
 
 pub use cluster::{Cluster, Status};
 pub use state::ClusterName;

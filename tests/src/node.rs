@@ -8,7 +8,7 @@ use crate::state::State;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Where Debian puts the CNI plugins.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
@@ -21,9 +21,9 @@ pub const PAUSE: &str = "pause:1";
 /// When it cannot be started.
 pub fn start_containerd(starter: &mut Starter<'_>, state: &State, range: AddressRange) -> Result<()> {
     let mirror = state.path("certs.d").join(range.registry());
-    write(state.path("containerd.toml"), &containerd_config(state, range))?;
-    write(mirror.join("hosts.toml"), &registry_hosts(range))?;
-    write(state.path("cni/10-pods.conflist"), &pod_network(state, range).to_string())?;
+    write(&state.path("containerd.toml"), &containerd_config(state, range))?;
+    write(&mirror.join("hosts.toml"), &registry_hosts(range))?;
+    write(&state.path("cni/10-pods.conflist"), &pod_network(state, range).to_string())?;
     starter.start("containerd", "containerd", ["-c".into(), state.path("containerd.toml").into_os_string()])
 }
 
@@ -35,8 +35,8 @@ pub fn start_kubelet_and_proxy(starter: &mut Starter<'_>, state: &State, range: 
     let pki = Pki::of(state);
     let group = ControlGroup::of(state.name());
     group.create()?;
-    write(state.path("kubelet.json"), &kubelet_config(state, &group).to_string())?;
-    write(state.path("proxy.json"), &proxy_config(state, range).to_string())?;
+    write(&state.path("kubelet.json"), &kubelet_config(state, &group).to_string())?;
+    write(&state.path("proxy.json"), &proxy_config(state, range).to_string())?;
     starter.start(
         "kubelet",
         "kubelet",
@@ -51,11 +51,11 @@ pub fn start_kubelet_and_proxy(starter: &mut Starter<'_>, state: &State, range: 
     starter.start("proxy", "kube-proxy", [format!("--config={}", state.path("proxy.json").display())])
 }
 
-fn write(path: PathBuf, content: &str) -> Result<()> {
+fn write(path: &Path, content: &str) -> Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn containerd_config(state: &State, range: AddressRange) -> String {

@@ -4,6 +4,7 @@ use crate::binaries::Binaries;
 use crate::cgroup::ControlGroup;
 use crate::command::{Tool, exit_code};
 use crate::state::State;
+use crate::wait;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsString;
@@ -86,29 +87,20 @@ impl<'a> Starter<'a> {
         part: &str,
         what: &str,
         patience: Duration,
-        mut probe: impl FnMut() -> Result<T>,
+        probe: impl FnMut() -> Result<T>,
     ) -> Result<T> {
-        let started = Instant::now();
-        loop {
-            for (part, child) in &mut self.children {
+        let log = self.state.log(part);
+        let children = &mut self.children;
+        let all_run = || {
+            for (part, child) in children.iter_mut() {
                 if let Some(status) = child.try_wait()? {
                     bail!("{part} ended with code {}; see {}", exit_code(status), self.state.log(part).display());
                 }
             }
-            match probe() {
-                Ok(value) => return Ok(value),
-                Err(error) if started.elapsed() > patience => {
-                    return Err(error).with_context(|| {
-                        format!(
-                            "gave up after {} s waiting for {what}; see {}",
-                            patience.as_secs(),
-                            self.state.log(part).display()
-                        )
-                    });
-                }
-                Err(_) => thread::sleep(POLL),
-            }
-        }
+            Ok(())
+        };
+        wait::until_while(what, patience, all_run, probe)
+            .with_context(|| format!("for what went wrong see {}", log.display()))
     }
 }
 
