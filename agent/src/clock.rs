@@ -8,9 +8,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 /// One reading of the three clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// CLOCK_BOOTTIME since boot: it counts the time in which the machine was suspended, and deadlines are kept on it.
+    /// `CLOCK_BOOTTIME` since boot: it counts the time in which the machine was suspended, and deadlines are kept on it.
     pub boot: Duration,
-    /// CLOCK_MONOTONIC_RAW since boot: no time service slews it, so it shows how far the other one is off.
+    /// `CLOCK_MONOTONIC_RAW` since boot: no time service slews it, so it shows how far the other one is off.
     pub raw: Duration,
     /// The wall clock, for what people and other programs read. Nothing is decided by it.
     pub wall: Timestamp,
@@ -24,7 +24,7 @@ impl Now {
     }
 }
 
-/// CLOCK_BOOTTIME since boot.
+/// `CLOCK_BOOTTIME` since boot.
 pub fn boot() -> Duration {
     since_boot(clock_gettime(ClockId::Boottime))
 }

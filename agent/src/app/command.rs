@@ -73,11 +73,13 @@ pub(super) fn image(
     foreground: bool,
 ) -> Result<Image, StartError> {
     let program = command.first().ok_or(StartError::Empty)?;
+    // Before the look-up adds folders to the name: what is reported is what was given.
+    let arguments = texts(command.iter().cloned())?;
     let environment = environment(env::vars_os(), added);
     let path = environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_os_str());
     Ok(Image {
         candidates: texts(candidates(program, path.unwrap_or(OsStr::new(DEFAULT_PATH))))?,
-        arguments: texts(command.iter().cloned())?,
+        arguments,
         environment: texts(environment.into_iter().map(|(mut name, value)| {
             name.push("=");
             name.push(value);

@@ -17,7 +17,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! *Gone* means that wait() answered ECHILD in the agent, which is the subreaper of all that the app leaves behind. When
+//! *Gone* means that `wait()` answered ECHILD in the agent, which is the subreaper of all that the app leaves behind. When
 //! to stop the app, and what its end means for the Lease, is decided by the caller.
 
 mod command;
@@ -74,7 +74,7 @@ pub enum AppEvent {
         /// Its exit code, 128+n when signal n ended it.
         code: u8,
     },
-    /// wait() answered ECHILD: nothing of the app lives.
+    /// `wait()` answered ECHILD: nothing of the app lives.
     Gone,
 }
 
@@ -218,10 +218,11 @@ impl App {
         let end = Instant::now() + limit;
         loop {
             self.kill_all()?;
-            if let Ok(event) = timeout_at((Instant::now() + WALK_PAUSE).min(end), self.next_event()).await {
-                if matches!(event?, AppEvent::Gone) {
-                    return Ok(());
-                }
+            let pause = (Instant::now() + WALK_PAUSE).min(end);
+            if let Ok(event) = timeout_at(pause, self.next_event()).await
+                && matches!(event?, AppEvent::Gone)
+            {
+                return Ok(());
             }
             if Instant::now() >= end {
                 return Err(KillError::NotGone { limit });

@@ -15,7 +15,8 @@ pub(super) struct Terminal {
 impl Terminal {
     /// The terminal at stdin, if `owner`, the stub's process group, is in its foreground. Started in the background, the app
     /// stays there.
-    pub(super) fn at_stdin(owner: Pid) -> Option<Self> {
+    pub(super) fn at_stdin(owner: Option<Pid>) -> Option<Self> {
+        let owner = owner?;
         (isatty(stdin()) && tcgetpgrp(stdin()) == Ok(owner)).then_some(Self { owner })
     }
 

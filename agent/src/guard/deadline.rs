@@ -1,7 +1,7 @@
 //! The moment at which everything is dead unless it is moved, kept by the kernel in two places.
 //!
 //! A timerfd that the stub polls ends the stub and with it everything; a POSIX timer kills the agent, also where the stub
-//! does not get to run. Both count on CLOCK_BOOTTIME, which goes on while the machine is suspended.
+//! does not get to run. Both count on `CLOCK_BOOTTIME`, which goes on while the machine is suspended.
 
 use std::{
     io,
@@ -16,9 +16,8 @@ use rustix::time::{
 
 use crate::{clock, sys::timer::KillTimer};
 
-/// Further apart than this, the two timers were not set to the same moment. Reading them takes microseconds; a starved
-/// process may be held up between the two, and is better dead than wrong only by much.
-const TOLERANCE: Duration = Duration::from_millis(50);
+/// The kernel rounds to nanoseconds; what differs by more than this was not set to the same moment.
+const ROUNDING: Duration = Duration::from_micros(1);
 
 /// The timer that stub and agent share: one open file, which the fork gives to both.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ pub(super) struct Deadline {
 pub(super) enum Armed {
     /// Both are stopped.
     No,
-    /// Both run, and the earlier one goes off at this moment on CLOCK_BOOTTIME.
+    /// Both run, and go off at this moment or, as much as reading took, after it, on `CLOCK_BOOTTIME`.
     At(Duration),
     /// They do not agree.
     Differ,
@@ -87,12 +86,34 @@ impl Deadline {
 
     /// Reads both back from the kernel.
     pub(super) fn read(&self) -> io::Result<Armed> {
-        let now = clock::boot();
-        Ok(match (self.shared.remaining()?, self.own.remaining()?) {
+        let shared = Reading::take(|| self.shared.remaining())?;
+        let own = Reading::take(|| self.own.remaining())?;
+        Ok(match (shared, own) {
             (None, None) => Armed::No,
-            (Some(shared), Some(own)) if shared.abs_diff(own) <= TOLERANCE => Armed::At(now + shared.min(own)),
+            (Some(shared), Some(own)) if shared.agrees_with(own) => Armed::At(shared.earliest.max(own.earliest)),
             _ => Armed::Differ,
         })
+    }
+}
+
+/// Between which moments a timer goes off, as far as its remaining time tells. The process may be held up for long between
+/// reading the clock and reading the timer, and two timers must not seem different for that.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    earliest: Duration,
+    latest: Duration,
+}
+
+impl Reading {
+    fn take(remaining: impl Fn() -> io::Result<Option<Duration>>) -> io::Result<Option<Self>> {
+        let before = clock::boot();
+        let remaining = remaining()?;
+        let after = clock::boot();
+        Ok(remaining.map(|left| Self { earliest: before + left, latest: after + left }))
+    }
+
+    fn agrees_with(self, other: Self) -> bool {
+        self.earliest <= other.latest + ROUNDING && other.earliest <= self.latest + ROUNDING
     }
 }
 
@@ -110,10 +131,12 @@ mod tests {
     fn both_timers_are_set_read_back_and_stopped_together() {
         let mut deadline = Deadline::new(SharedTimer::new().unwrap()).unwrap();
         assert_eq!(deadline.read().unwrap(), Armed::No);
-        let at = clock::boot() + Duration::from_secs(3600);
+        let at = clock::boot() + Duration::from_hours(1);
         deadline.set(Some(at)).unwrap();
         let Armed::At(read) = deadline.read().unwrap() else { panic!("not armed") };
-        assert!(read.abs_diff(at) < TOLERANCE, "{read:?} is not {at:?}");
+        assert!(read <= at + ROUNDING && at < read + Duration::from_mins(1), "{read:?} is not {at:?}");
+        deadline.own.set(Some(at + Duration::from_mins(2))).unwrap();
+        assert_eq!(deadline.read().unwrap(), Armed::Differ);
         deadline.own.set(None).unwrap();
         assert_eq!(deadline.read().unwrap(), Armed::Differ);
         deadline.set(None).unwrap();

@@ -1,7 +1,7 @@
 //! Killing all descendants of a process, found by a walk through /proc.
 //!
 //! A walk can miss a process that is born while it runs, so an empty walk proves nothing: who calls this repeats it until
-//! wait() answers ECHILD.
+//! `wait()` answers ECHILD.
 
 use std::{
     io::{self, Write},

@@ -42,8 +42,8 @@ use rustix::{
     fs::{FileType, fstat},
     pipe::{PipeFlags, pipe_with},
     process::{
-        DumpableBehavior, Pid, PidfdFlags, Signal, getpgrp, getpid, getppid, kill_process, pidfd_open,
-        set_child_subreaper, set_dumpable_behavior, set_parent_process_death_signal, setpgid,
+        DumpableBehavior, Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open, set_child_subreaper,
+        set_dumpable_behavior, set_parent_process_death_signal, setpgid,
     },
 };
 
@@ -54,7 +54,7 @@ use self::{
     stub::{READY, READY_UNLOCKED, Stub},
 };
 use crate::sys::{
-    process::{Fork, fork},
+    process::{Fork, fork, group},
     scheduler,
     signals::{SignalSet, descriptor, set_default},
 };
@@ -148,7 +148,7 @@ pub struct Guard {
     /// The signal mask before ours, which the app gets back.
     pub(crate) mask: SignalSet,
     /// The process group that the stub is in: the terminal's foreground one while there is no app.
-    pub(crate) group: Pid,
+    pub(crate) group: Option<Pid>,
 }
 
 /// Sets up the guard and forks. Returns in the child, the agent; the parent becomes the stub and ends the process by
@@ -173,7 +173,7 @@ pub fn start(options: &GuardOptions) -> Result<Guard, GuardError> {
     set_default(libc::SIGCHLD).map_err(part("a signal disposition", ""))?;
     let mask = SignalSet::all().block().map_err(part("a signal mask", ""))?;
     let signals = descriptor(&SignalSet::all()).map_err(part("a signalfd", ""))?;
-    let (group, stub_pid) = (getpgrp(), getpid());
+    let (group, stub_pid) = (group(), getpid());
 
     match fork().map_err(part("a second process", "Is a limit of processes (pids.max, ulimit -u) reached?"))? {
         Fork::Parent(agent) => {
@@ -231,22 +231,22 @@ fn part(part: &'static str, help: &'static str) -> impl FnOnce(io::Error) -> Gua
 }
 
 impl Guard {
-    /// Sets the moment on CLOCK_BOOTTIME at which everything ends, and checks that the kernel holds it. A moment that is
+    /// Sets the moment on `CLOCK_BOOTTIME` at which everything ends, and checks that the kernel holds it. A moment that is
     /// past ends everything now.
     ///
     /// # Errors
     /// The deadline may then be anything: [`Guard::die`].
     pub fn arm(&mut self, deadline_boot: Duration) -> Result<(), GuardError> {
-        self.deadline.set(Some(deadline_boot)).map_err(GuardError::Timer)?;
-        /// The clock is read before the timers, so what they say can only seem too early; anything later is a mistake.
+        /// A reading can only seem too early, by the time that it took; anything later is a mistake.
         const LATER: Duration = Duration::from_millis(1);
+        self.deadline.set(Some(deadline_boot)).map_err(GuardError::Timer)?;
         match self.deadline.read().map_err(GuardError::Timer)? {
             Armed::At(found) if found <= deadline_boot + LATER => Ok(()),
             found => Err(not_held(Some(deadline_boot), found)),
         }
     }
 
-    /// The moment that the kernel's timers hold, read back from both; `None` when neither runs.
+    /// The moment that the kernel's timers hold, read back from both, too early by the time that reading took at most; `None` when neither runs.
     pub fn armed(&self) -> Result<Option<Duration>, GuardError> {
         match self.deadline.read().map_err(GuardError::Timer)? {
             Armed::No => Ok(None),
@@ -306,6 +306,8 @@ fn not_held(asked: Option<Duration>, found: Armed) -> GuardError {
 
 /// Writes a line to stderr, unless that could block: a file may be on a file system that hangs, and a pipe be full.
 fn say(line: &str) {
+    /// A pipe that is ready takes this much in one piece (`PIPE_BUF`).
+    const PIECE: usize = 4096;
     let stderr = rustix::stdio::stderr();
     let at_once = fstat(stderr).is_ok_and(|stat| {
         matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo | FileType::Socket | FileType::CharacterDevice)
@@ -313,8 +315,6 @@ fn say(line: &str) {
     let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
     let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
     if at_once && poll(&mut polled, Some(&no_time)) == Ok(1) && polled[0].revents().contains(PollFlags::OUT) {
-        /// A pipe that is ready takes this much in one piece (PIPE_BUF).
-        const PIECE: usize = 4096;
         let line = format!("leader-agent: {line}: ending everything at once\n");
         let _ = rustix::io::write(stderr, line.as_bytes().get(..PIECE).unwrap_or(line.as_bytes()));
     }

@@ -2,7 +2,7 @@
 //!
 //! PID 1's end makes the kernel kill everything in the PID namespace, asking no permission. Where the stub is not PID 1 it
 //! kills its descendants itself. From the fork on nothing is allocated, no disk is touched and nothing is waited for but
-//! the poll: a debugger can hold back wait(), and a full pipe a write.
+//! the poll: a debugger can hold back `wait()`, and a full pipe a write.
 
 use std::os::fd::{AsFd, OwnedFd};
 

@@ -44,6 +44,12 @@ pub(crate) fn fork() -> io::Result<Fork> {
     Ok(Pid::from_raw(answer).map_or(Fork::Child, Fork::Parent))
 }
 
+/// The process group of this process, or `None` when its leader is outside the PID namespace, where it has no number.
+pub(crate) fn group() -> Option<Pid> {
+    // SAFETY: `getpgrp` always succeeds and touches no memory.
+    Pid::from_raw(unsafe { libc::getpgrp() })
+}
+
 /// Ends the process at once, without running anything that was registered for the end.
 pub(crate) fn exit_now(code: u8) -> ! {
     // SAFETY: `_exit` does not return and touches no memory of the process.

@@ -28,7 +28,7 @@ impl KillTimer {
         Ok(Self { id })
     }
 
-    /// Lets it go off at `at` on CLOCK_BOOTTIME (at once when that is past), or stops it.
+    /// Lets it go off at `at` on `CLOCK_BOOTTIME` (at once when that is past), or stops it.
     pub(crate) fn set(&mut self, at: Option<Duration>) -> io::Result<()> {
         let value = libc::itimerspec {
             it_interval: libc::timespec { tv_sec: 0, tv_nsec: 0 },

@@ -1,0 +1,151 @@
+//! The role `agent WORD... -- COMMAND...`: sets up the guard, then does what the words say, in their order.
+//!
+//! What happens is printed as `name` or `name value`; moments are on the boot clock, in nanoseconds.
+
+use std::{ffi::OsString, fmt::Display, io::Write, path::PathBuf, thread, time::Duration};
+
+use leader_agent::{
+    app::{App, AppEvent},
+    clock,
+    guard::{self, Guard, GuardOptions, Signals},
+};
+use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
+
+use crate::beats;
+
+/// Names the state folder in the agent's environment; without it there is none.
+pub(crate) const STATE: &str = "KERNEL_TEST_STATE";
+
+/// Runs the script.
+pub(crate) fn agent(words: &[String]) -> ! {
+    let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    let command = words.iter().skip(end + 1).map(OsString::from).collect();
+    let options = GuardOptions { state_dir: std::env::var_os(STATE).map(PathBuf::from) };
+    let guard = match guard::start(&options) {
+        Ok(guard) => guard,
+        Err(error) => {
+            say("error", error);
+            std::process::exit(i32::from(guard::START_FAILED));
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let signals = Signals::new(&guard).expect("signals");
+        let mut agent = Agent { guard, signals, command, app: None };
+        for word in &words[..end] {
+            agent.step(word).await;
+        }
+        agent.guard.end(0)
+    })
+}
+
+/// Prints a line at once: whoever prints may be killed right after it.
+fn say(name: &str, value: impl Display) {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{name} {value}").and_then(|()| stdout.flush()).expect("the test reads");
+}
+
+struct Agent {
+    guard: Guard,
+    signals: Signals,
+    command: Vec<OsString>,
+    app: Option<App>,
+}
+
+impl Agent {
+    fn app(&mut self) -> &mut App {
+        self.app.as_mut().expect("the script starts the app first")
+    }
+
+    async fn step(&mut self, word: &str) {
+        let (name, value) = word.split_once('=').unwrap_or((word, "0"));
+        let value: u64 = value.parse().expect("a number");
+        match name {
+            "facts" => {
+                say("pid", getpid().as_raw_nonzero());
+                say("parent", Pid::as_raw(getppid()));
+                say("private", self.guard.is_private_namespace());
+                say("lock", self.guard.has_lock());
+                say("notes", self.guard.notes().len());
+            }
+            "arm" => {
+                let deadline = clock::boot() + Duration::from_millis(value);
+                self.guard.arm(deadline).expect("armed");
+                say("deadline", deadline.as_nanos());
+            }
+            "disarm" => self.guard.disarm().expect("disarmed"),
+            "past-deadline" => {
+                // Nothing is to happen, so there is nothing to wait for but the time.
+                thread::sleep(Duration::from_millis(value));
+                say("survived", 0);
+            }
+            "start" => {
+                match App::start(&self.guard, &self.command, &[("LEADER_FENCING_TOKEN".into(), "4711".into())]) {
+                    Ok(app) => self.app = Some(app),
+                    Err(error) => {
+                        say("refused", &error);
+                        self.guard.die("the script ends here");
+                    }
+                }
+            }
+            "beats" => {
+                let count = usize::try_from(value).expect("a count");
+                while beats::read(&beats::file()).len() < count {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+            "killed" => {
+                say("moment", clock::boot().as_nanos());
+                kill_process(getpid(), Signal::KILL).expect("killed");
+            }
+            "stopped" => {
+                say("moment", clock::boot().as_nanos());
+                kill_process(getpid(), Signal::STOP).expect("stopped");
+            }
+            "die" => {
+                say("moment", clock::boot().as_nanos());
+                self.guard.die("the script says so");
+            }
+            "kill" => match self.app().kill_until_gone(Duration::from_secs(5)).await {
+                Ok(()) => say("gone", clock::boot().as_nanos()),
+                Err(error) => {
+                    say("denied", &error);
+                    self.guard.die("the app cannot be killed");
+                }
+            },
+            "follow" => self.follow().await,
+            "end" => {
+                let code = self.app().exit_code().expect("the first process has ended");
+                std::process::exit(i32::from(code));
+            }
+            other => panic!("no such word: {other}"),
+        }
+    }
+
+    /// Forwards signals and reports events until nothing of the app lives.
+    async fn follow(&mut self) {
+        let Self { app, signals, .. } = self;
+        let app = app.as_mut().expect("the script starts the app first");
+        loop {
+            let event = tokio::select! {
+                event = app.next_event() => event.expect("an event"),
+                signal = signals.next() => {
+                    // Ended and not yet reaped is a race that the signal may lose.
+                    let _ = app.signal(signal.expect("a signal"));
+                    continue;
+                }
+            };
+            match event {
+                AppEvent::NotStarted(error) => say("not-started", error),
+                AppEvent::Exited { code } => {
+                    say("exited", code);
+                    say("exited-at", clock::boot().as_nanos());
+                }
+                AppEvent::Gone => {
+                    say("gone", clock::boot().as_nanos());
+                    return;
+                }
+            }
+        }
+    }
+}

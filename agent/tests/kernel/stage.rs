@@ -1,0 +1,241 @@
+//! Starts the process under test, in a PID namespace or beside us, and watches it from outside.
+
+use std::{
+    env, fs,
+    io::{self, Read, Write},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{Arc, Mutex, OnceLock},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::{beats, role};
+
+/// Nothing here takes longer on a machine that works, however busy it is.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Where the process under test runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// As PID 1 of a PID namespace.
+    Namespace,
+    /// As an ordinary process.
+    Beside,
+}
+
+/// How a PID namespace is made on this machine; `None` when it cannot be. Without root a user namespace may do.
+pub(crate) fn unshare() -> Option<&'static [&'static str]> {
+    const AS_ROOT: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    const AS_USER: &[&str] =
+        &["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    static FOUND: OnceLock<Option<&[&str]>> = OnceLock::new();
+    *FOUND.get_or_init(|| {
+        [AS_ROOT, AS_USER].into_iter().find(|words| {
+            let tried = Command::new(words[0]).args(&words[1..]).arg("true").stderr(Stdio::null()).status();
+            tried.is_ok_and(|status| status.success())
+        })
+    })
+}
+
+/// A play to be staged.
+pub(crate) struct Stage {
+    place: Place,
+    wrapper: Vec<String>,
+    folder: TempDir,
+    state: Option<PathBuf>,
+}
+
+impl Stage {
+    pub(crate) fn new(place: Place) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("beats"), []).expect("a file");
+        Self { place, wrapper: Vec::new(), folder, state: None }
+    }
+
+    /// Starts the process under test through this command, which must exec it.
+    pub(crate) fn through(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Gives it a state folder.
+    pub(crate) fn with_state(mut self, folder: &Path) -> Self {
+        self.state = Some(folder.to_owned());
+        self
+    }
+
+    /// Starts the agent with this script and command.
+    pub(crate) fn play(self, script: &str, command: &[&str]) -> Play {
+        let me = env::current_exe().expect("a path");
+        let mut words: Vec<String> = match self.place {
+            Place::Namespace => unshare().expect("a namespace").iter().map(ToString::to_string).collect(),
+            Place::Beside => Vec::new(),
+        };
+        words.extend(self.wrapper);
+        words.push(me.to_str().expect("a path").to_owned());
+        words.push("agent".to_owned());
+        words.extend(script.split_whitespace().map(str::to_owned));
+        words.push("--".to_owned());
+        words.extend(command.iter().map(ToString::to_string));
+        let beats = self.folder.path().join("beats");
+        let mut process = Command::new(&words[0]);
+        process.args(&words[1..]).env(beats::FILE, &beats).env("LEADER_ID", "billing").env_remove(role::STATE);
+        if let Some(state) = &self.state {
+            process.env(role::STATE, state);
+        }
+        let mut child = process.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("started");
+        let stdin = child.stdin.take();
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let mut stdout = child.stdout.take().expect("a pipe");
+        let reader = Arc::clone(&seen);
+        thread::spawn(move || {
+            let mut piece = [0; 4096];
+            loop {
+                match stdout.read(&mut piece) {
+                    Ok(0) => break,
+                    Ok(length) => {
+                        reader.lock().expect("a lock").text += &String::from_utf8_lossy(&piece[..length]);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(_) => break,
+                }
+            }
+            reader.lock().expect("a lock").all_dead = true;
+        });
+        Play { place: self.place, child, stdin, seen, beats, _folder: self.folder }
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    text: String,
+    /// The last process that held the pipe is gone.
+    all_dead: bool,
+}
+
+/// A play that runs.
+pub(crate) struct Play {
+    place: Place,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    seen: Arc<Mutex<Seen>>,
+    beats: PathBuf,
+    _folder: TempDir,
+}
+
+impl Play {
+    /// All that was printed so far.
+    pub(crate) fn text(&self) -> String {
+        self.seen.lock().expect("a lock").text.clone()
+    }
+
+    /// Waits for a condition.
+    pub(crate) fn wait<T>(&self, what: &str, condition: impl Fn() -> Option<T>) -> T {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if let Some(found) = condition() {
+                return found;
+            }
+            assert!(Instant::now() < end, "not within {LIMIT:?}: {what}. It printed:\n{}", self.text());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Waits for a line `name value`, and returns the value.
+    pub(crate) fn word(&self, name: &str) -> String {
+        self.wait(&format!("the line `{name}`"), || {
+            let text = self.text();
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            let line = whole.lines().rev().find(|line| line.split(' ').next() == Some(name))?;
+            Some(line.split_once(' ').map_or("", |(_, value)| value).to_owned())
+        })
+    }
+
+    /// Waits for a line whose value is a moment.
+    pub(crate) fn moment(&self, name: &str) -> Duration {
+        Duration::from_nanos(self.word(name).parse().expect("nanoseconds"))
+    }
+
+    /// Waits until the last process is gone, and returns when one last ran, in the order of the slots.
+    pub(crate) fn all_dead(&self) -> Vec<Duration> {
+        self.wait("the death of the last process", || self.seen.lock().expect("a lock").all_dead.then_some(()));
+        beats::read(&self.beats)
+    }
+
+    /// When each process last ran, so far.
+    pub(crate) fn beats(&self) -> Vec<Duration> {
+        beats::read(&self.beats)
+    }
+
+    /// Waits for the end of the process under test: its exit code, or 128 and the signal that ended it.
+    pub(crate) fn code(&mut self) -> i32 {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a status") {
+                return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+            }
+            assert!(Instant::now() < end, "it does not end. It printed:\n{}", self.text());
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The stub's process id, seen from here.
+    pub(crate) fn stub(&self) -> Pid {
+        match self.place {
+            Place::Beside => self.id(),
+            Place::Namespace => self.wait("the stub", || children(self.id()).first().copied()),
+        }
+    }
+
+    /// The agent's process id, seen from here.
+    pub(crate) fn agent(&self) -> Pid {
+        let stub = self.stub();
+        self.wait("the agent", || children(stub).first().copied())
+    }
+
+    fn id(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("an id")).expect("an id")
+    }
+
+    /// Writes to its stdin.
+    pub(crate) fn write(&mut self, text: &str) {
+        let stdin = self.stdin.as_mut().expect("open");
+        stdin.write_all(text.as_bytes()).and_then(|()| stdin.flush()).expect("written");
+    }
+
+    /// Ends its stdin.
+    pub(crate) fn close_stdin(&mut self) {
+        self.stdin = None;
+    }
+}
+
+impl Drop for Play {
+    fn drop(&mut self) {
+        // A failed trial leaves nothing behind: beside us, the stub's death takes agent and first process along.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let _ = kill_process(self.id(), Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The living children of a process.
+pub(crate) fn children(parent: Pid) -> Vec<Pid> {
+    let folder = fs::read_dir("/proc").expect("/proc");
+    let ids = folder.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok().and_then(Pid::from_raw));
+    let mut children: Vec<Pid> = ids
+        .filter(|id: &Pid| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", id.as_raw_nonzero())).unwrap_or_default();
+            let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+            let ended = matches!(fields.next(), Some("Z" | "X"));
+            !ended && fields.next() == Some(parent.as_raw_nonzero().to_string().as_str())
+        })
+        .collect();
+    children.sort_by_key(|id| id.as_raw_nonzero());
+    children
+}
