@@ -45,10 +45,16 @@ impl Cluster {
         if !state.exists() {
             return Status::Down;
         }
+        if !rustix::process::geteuid().is_root() {
+            return Status::Broken("only root can see whether its processes run".to_owned());
+        }
         if !state.is_marked_ready() {
             return Status::Broken("it did not come up wholly, or is coming up just now".to_owned());
         }
         let dead: Vec<_> = PARTS.into_iter().filter(|part| process::find(&state, part).is_none()).collect();
+        if dead.len() == PARTS.len() {
+            return Status::Broken("none of its processes runs".to_owned());
+        }
         if !dead.is_empty() {
             let logs: Vec<_> = dead.iter().map(|part| state.log(part).display().to_string()).collect();
             return Status::Broken(format!("not running: {}; see {}", dead.join(", "), logs.join(", ")));

@@ -115,8 +115,11 @@ pub fn find(state: &State, part: &str) -> Option<Pid> {
     (is_marked(state, pid) && !is_zombie(pid)).then_some(pid)
 }
 
-/// Every process that carries the mark of this cluster.
-fn marked(state: &State) -> Result<Vec<Pid>> {
+/// Every process of a cluster's parts and of what they started, without those in its pods.
+///
+/// # Errors
+/// When the processes cannot be listed.
+pub fn all(state: &State) -> Result<Vec<Pid>> {
     let processes = fs::read_dir("/proc").context("cannot read /proc")?.flatten();
     let pids = processes.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
     Ok(pids.filter(|pid| is_marked(state, *pid)).collect())
@@ -147,7 +150,7 @@ pub fn kill_all(state: &State, group: &ControlGroup) -> Result<()> {
     loop {
         // All are killed before the next look, so whoever starts others is gone by the end of the second round.
         group.thaw()?;
-        let mut alive = marked(state)?;
+        let mut alive = all(state)?;
         alive.extend(group.processes()?.into_iter().filter(|pid| !is_zombie(*pid)));
         if alive.is_empty() {
             return Ok(());
@@ -180,8 +183,8 @@ mod tests {
         while !is_marked(&state, pid) {
             thread::yield_now();
         }
-        assert_eq!(marked(&state).unwrap(), [pid]);
-        assert!(!marked(&other).unwrap().contains(&pid));
+        assert_eq!(all(&state).unwrap(), [pid]);
+        assert!(!all(&other).unwrap().contains(&pid));
         kill_process(pid, Signal::KILL).unwrap();
         child.wait().unwrap();
         assert!(!is_marked(&state, pid));

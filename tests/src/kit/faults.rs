@@ -207,6 +207,9 @@ impl<'a> Namespace<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wait;
+    use anyhow::ensure;
+    use std::time::Duration;
 
     #[test]
     fn a_process_is_read_and_its_end_is_seen() {
@@ -257,5 +260,69 @@ mod tests {
         assert!(rules.iter().any(|rule| rule.contains(&"10.96.0.1".to_owned())));
         assert!(rules.iter().all(|rule| rule.contains(&"10.244.0.9".to_owned())));
         assert_eq!(all_rules("10.244.0.9").len(), 3);
+    }
+
+    /// A pod of this machine's own programs that says again and again whether it can connect to API server and registry.
+    fn connecting_pod(namespace: &Namespace<'_>) -> Result<()> {
+        let registry = namespace.cluster().registry();
+        let (address, port) = registry.split_once(':').context("the registry has no port")?;
+        let script = format!(
+            "look() {{ timeout 1 bash -c \"exec 3<>/dev/tcp/$1/$2\" 2>/dev/null && echo yes || echo no; }}
+             while true; do echo api=$(look {API_SERVICE_ADDRESS} 443) registry=$(look {address} {port}); sleep 0.2; done"
+        );
+        let folders = [("/usr", "usr"), ("/usr/bin", "bin"), ("/usr/lib", "lib"), ("/usr/lib64", "lib64")];
+        let volumes = folders.map(|(host, name)| serde_json::json!({"name": name, "hostPath": {"path": host}}));
+        let mounts = folders.map(|(_, name)| serde_json::json!({"name": name, "mountPath": format!("/{name}")}));
+        let pod = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "connecting"},
+            "spec": {
+                "terminationGracePeriodSeconds": 0,
+                "volumes": volumes,
+                "containers": [{
+                    "name": "main",
+                    "image": format!("{registry}/{}", crate::node::PAUSE),
+                    "command": ["/bin/bash", "-c", script],
+                    "volumeMounts": mounts,
+                }],
+            },
+        });
+        namespace.apply(&pod.to_string()).map(drop)
+    }
+
+    fn wait_for_line(namespace: &Namespace<'_>, line: &str) -> Result<()> {
+        wait::until(&format!("the pod to say `{line}`"), Duration::from_secs(30), || {
+            let last = namespace.run(&["logs", "connecting", "--tail=1"])?;
+            ensure!(last.trim() == line, "it says `{}`", last.trim());
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn a_pod_is_cut_off_healed_and_killed() -> Result<()> {
+        Namespace::test("kit-faults", |namespace| {
+            connecting_pod(namespace)?;
+            wait_for_line(namespace, "api=yes registry=yes")?;
+            let cut = namespace.cut_from_api_server("connecting")?;
+            wait_for_line(namespace, "api=no registry=yes")?;
+            cut.heal()?;
+            wait_for_line(namespace, "api=yes registry=yes")?;
+            let cut = namespace.cut_from_everything("connecting")?;
+            wait_for_line(namespace, "api=no registry=no")?;
+            drop(cut);
+            wait_for_line(namespace, "api=yes registry=yes")?;
+
+            let processes = namespace.processes("connecting", "main")?;
+            let first = processes.stub()?;
+            ensure!(first.command[0] == "/bin/bash", "{first:?}");
+            ensure!(first.is_alive());
+            first.signal(Signal::KILL)?;
+            wait::until("the restarted container", Duration::from_secs(30), || {
+                let again = namespace.processes("connecting", "main")?;
+                ensure!(again.stub()?.pid != first.pid, "it is the old one");
+                Ok(())
+            })?;
+            ensure!(!first.is_alive());
+            Ok(())
+        })
     }
 }

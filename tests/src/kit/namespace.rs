@@ -145,3 +145,35 @@ impl Drop for Namespace<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::{bail, ensure};
+
+    /// The namespaces whose name begins with `label`, but for those that are being removed.
+    fn living(cluster: &Cluster, label: &str) -> Result<Vec<String>> {
+        let list = cluster.get(&["namespaces"])?;
+        let items = list["items"].as_array().context("a list without items")?;
+        let alive = items.iter().filter(|item| item["metadata"]["deletionTimestamp"].is_null());
+        let names = alive.filter_map(|item| item["metadata"]["name"].as_str());
+        Ok(names.filter(|name| name.starts_with(label)).map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn a_namespace_is_removed_however_its_test_ends() -> Result<()> {
+        let Some(cluster) = Cluster::for_tests() else { return Ok(()) };
+        Namespace::test("kit-good", |namespace| {
+            let expected = [namespace.name().to_owned()];
+            ensure!(living(cluster, "kit-good-")? == expected, "{:?}", living(cluster, "kit-good-")?);
+            Ok(())
+        })?;
+        assert!(Namespace::test("kit-bad", |_| bail!("on purpose")).is_err());
+        let panicking = std::thread::spawn(|| Namespace::test("kit-panic", |_| panic!("on purpose")));
+        assert!(panicking.join().is_err());
+        for label in ["kit-good-", "kit-bad-", "kit-panic-"] {
+            assert_eq!(living(cluster, label)?, Vec::<String>::new(), "{label}");
+        }
+        Ok(())
+    }
+}
