@@ -10,12 +10,12 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     mm::{MlockAllFlags, mlockall},
-    process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, set_child_subreaper},
+    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, set_child_subreaper},
 };
 
 use super::{FORCED_LOSS, START_FAILED, deadline::SharedTimer, descendants::Walker};
 use crate::sys::{
-    process::{SIGNAL_BASE, Waited, exit_now, wait_any},
+    process::{Waited, exit_now, wait_any},
     scheduler, signals,
 };
 
@@ -24,8 +24,9 @@ pub(super) const READY: u8 = b'r';
 /// Said to the agent when the stub is ready, but the system did not let it lock its memory.
 pub(super) const READY_UNLOCKED: u8 = b'u';
 
-/// The pause between two walks of the kill loop, cut short by the end of a child.
-const WALK_PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+/// The pause between two walks of the kill loop, cut short by the end of a child. It doubles while nobody ends, up to the
+/// second value: a process stuck in the kernel is waited for without burning a CPU.
+const WALK_PAUSE: [i64; 2] = [1_000_000, 256_000_000];
 
 /// All that the stub owns, made before the fork.
 pub(super) struct Stub {
@@ -43,7 +44,7 @@ pub(super) struct Stub {
 impl Stub {
     /// Guards `agent` until the end.
     pub(super) fn run(mut self, agent: Pid) -> ! {
-        let Ok(end_of_agent) = pidfd_open(agent, PidfdFlags::empty()) else {
+        let Ok(pidfd) = pidfd_open(agent, PidfdFlags::empty()) else {
             // The agent, which waits for the stub's word, reports it when the pipe closes.
             exit_now(START_FAILED);
         };
@@ -51,30 +52,39 @@ impl Stub {
         let _ = scheduler::set_slice(scheduler::SHORTEST_SLICE);
         let word = if self.lock_memory() { READY } else { READY_UNLOCKED };
         let _ = rustix::io::write(&self.ready, &[word]);
+        let code = self.guard(agent, &pidfd);
+        self.end(&pidfd, code)
+    }
+
+    /// Waits for the agent's end or the deadline, and returns the code to end with.
+    fn guard(&self, agent: Pid, pidfd: &OwnedFd) -> u8 {
         loop {
             let mut polled = [
                 PollFd::from_borrowed_fd(self.timer.as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(end_of_agent.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             ];
             match poll(&mut polled, None) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
-                Err(_) => self.finish(agent, FORCED_LOSS),
+                Err(_) => return FORCED_LOSS,
             }
             let [timer, end, signal] = polled.map(|descriptor| !descriptor.revents().is_empty());
             if timer {
-                self.finish(agent, FORCED_LOSS);
+                return FORCED_LOSS;
             }
             if signal {
                 self.forward(agent);
             }
-            if signal || end {
-                self.reap(agent);
+            // Orphans are taken as well as the agent.
+            while let Ok(Waited::Ended { pid, code }) = wait_any() {
+                if pid == agent {
+                    return code;
+                }
             }
             if end {
                 // Ended, and yet wait() has no word of it: a debugger has it first.
-                self.finish(agent, SIGNAL_BASE + SIGKILL);
+                return FORCED_LOSS;
             }
         }
     }
@@ -97,42 +107,32 @@ impl Stub {
         }
     }
 
-    /// Takes all ended children: orphans, and the agent, whose end is the stub's.
-    fn reap(&mut self, agent: Pid) {
-        while let Ok(Waited::Ended { pid, code }) = wait_any() {
-            if pid == agent {
-                self.finish(agent, code);
-            }
-        }
-    }
-
     /// Ends everything, then itself.
-    fn finish(&mut self, agent: Pid, code: u8) -> ! {
+    fn end(mut self, agent: &OwnedFd, code: u8) -> ! {
         if getpid() == Pid::INIT {
             exit_now(code);
         }
-        let _ = kill_process(agent, Signal::KILL);
+        // By descriptor: reaped already, its id may be a stranger's.
+        let _ = pidfd_send_signal(agent, Signal::KILL);
+        let [mut pause, longest] = WALK_PAUSE;
         loop {
             let _ = self.walker.kill();
-            let _ = self.drain();
+            self.drain();
             loop {
                 match wait_any() {
-                    Ok(Waited::Ended { .. }) => {}
+                    Ok(Waited::Ended { .. }) => [pause, _] = WALK_PAUSE,
                     Ok(Waited::Childless) => exit_now(code),
                     Ok(Waited::Running) | Err(_) => break,
                 }
             }
             let mut polled = [PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
-            let _ = poll(&mut polled, Some(&WALK_PAUSE));
+            let _ = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: pause }));
+            pause = (pause * 2).min(longest);
         }
     }
 
     /// Drops all pending signals, so that the next one is news.
-    fn drain(&self) -> std::io::Result<()> {
-        while signals::receive(self.signals.as_fd())?.is_some() {}
-        Ok(())
+    fn drain(&self) {
+        while let Ok(Some(_)) = signals::receive(self.signals.as_fd()) {}
     }
 }
-
-/// The number of SIGKILL.
-const SIGKILL: u8 = 9;

@@ -18,7 +18,7 @@ use rustix::{
 use super::{checked, scheduler, signals, signals::SignalSet};
 
 /// The code of a process that was ended by signal n is this plus n, as shells and container runtimes have it.
-pub(crate) const SIGNAL_BASE: u8 = 128;
+const SIGNAL_BASE: u8 = 128;
 
 /// Which side of a fork is running.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -17,15 +17,16 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// Bytes in a slot.
 const SLOT: usize = size_of::<u64>();
 
-/// The role `beat SLOT`: writes until it is killed.
+/// The role `beat SLOT`: writes until it is killed, or until the file is deleted, which a failed trial does at its end.
 pub(crate) fn beat(words: &[String]) -> ! {
     let slot: u64 = words[0].parse().expect("a slot");
     let file = OpenOptions::new().write(true).open(file()).expect("the beats' file");
-    loop {
+    while file.metadata().expect("the file's links").nlink() > 0 {
         let now = u64::try_from(clock::boot().as_nanos()).expect("a time");
         file.write_all_at(&now.to_ne_bytes(), slot * SLOT as u64).expect("a beat");
         thread::sleep(PAUSE);
     }
+    std::process::exit(1)
 }
 
 /// The file that the environment names.

@@ -1,10 +1,10 @@
 //! The trials.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
 use leader_agent::clock;
 use libtest_mimic::{Failed, Trial};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
 
 use crate::stage::{Place, Play, Stage, children, unshare};
 
@@ -32,8 +32,10 @@ const EVERYWHERE: [Named; 12] = [
     ("no_timer_is_a_start_error", no_timer),
 ];
 
-/// Where the stub is PID 1.
-const IN_A_NAMESPACE: [Named; 2] = [
+/// Where the stub is PID 1, started by root.
+const AS_ROOT: [Named; 4] = [
+    ("the_stub_is_small_and_locked_in_memory", small_stub),
+    ("stub_and_agent_are_not_to_be_traced_by_their_user", not_dumpable),
     ("a_stopped_stub_does_not_save_the_agent", stopped_stub),
     ("a_process_that_may_not_be_killed_ends_everything", not_permitted),
 ];
@@ -45,20 +47,26 @@ const BESIDE: [Named; 2] =
 /// All trials; those that need what this machine or user does not have are ignored, and it is said why.
 pub(crate) fn all() -> Vec<Trial> {
     let namespaces = unshare().is_some();
+    let root = namespaces && geteuid().is_root();
     if !namespaces {
-        eprintln!("left out: the trials in a PID namespace, because `unshare --pid` is not permitted here (be root)");
+        eprintln!("left out: the trials in a PID namespace, because `unshare --pid` is not permitted here");
     }
-    let trial = |place: Place, prefix: &str, (name, run): Named| {
-        let left_out = place == Place::Namespace && !namespaces;
+    if !root {
+        eprintln!("left out: the trials that need root");
+    }
+    let trial = |place: Place, possible: bool, (name, run): Named| {
+        let prefix = if place == Place::Namespace { "pid1" } else { "beside" };
         Trial::test(format!("{prefix}::{name}"), move || {
             run(place);
             Ok::<(), Failed>(())
         })
-        .with_ignored_flag(left_out)
+        .with_ignored_flag(!possible)
     };
-    let namespace = EVERYWHERE.into_iter().chain(IN_A_NAMESPACE).map(|named| trial(Place::Namespace, "pid1", named));
-    let beside = EVERYWHERE.into_iter().chain(BESIDE).map(|named| trial(Place::Beside, "beside", named));
-    namespace.chain(beside).collect()
+    let everywhere = EVERYWHERE.into_iter();
+    let namespace = everywhere.clone().map(|named| trial(Place::Namespace, namespaces, named));
+    let as_root = AS_ROOT.into_iter().map(|named| trial(Place::Namespace, root, named));
+    let beside = everywhere.chain(BESIDE).map(|named| trial(Place::Beside, true, named));
+    namespace.chain(as_root).chain(beside).collect()
 }
 
 /// Plays with the family of three as the app.
@@ -223,6 +231,39 @@ fn no_timer(place: Place) {
     let error = play.word("error");
     assert!(error.contains("timer") && error.contains("ulimit -i"), "{error}");
     assert_eq!(play.code(), 2);
+}
+
+fn small_stub(place: Place) {
+    /// The stub's share of the 3 MB that stub and agent may have for themselves.
+    const PRIVATE_KB: u64 = 1024;
+    let mut play = Stage::new(place).play("arm=60000 start follow disarm end", &["sh", "-c", "echo up; read line"]);
+    play.word("up");
+    let read = |file: &str| {
+        fs::read_to_string(format!("/proc/{}/{file}", play.stub().as_raw_nonzero())).expect("the stub's memory")
+    };
+    let sum = |text: &str, prefix: &str| -> u64 {
+        let lines = text.lines().filter(|line| line.starts_with(prefix));
+        lines.map(|line| line.split_whitespace().nth(1).expect("a value").parse::<u64>().expect("kB")).sum()
+    };
+    let private = sum(&read("smaps_rollup"), "Private_");
+    assert!(private <= PRIVATE_KB, "{private} kB are the stub's own");
+    assert!(sum(&read("status"), "VmLck:") > 0, "{}", read("status"));
+    play.write("\n");
+    assert_eq!(play.code(), 0);
+}
+
+/// The kernel gives the /proc files of a process that must not be traced to root, whoever runs it.
+fn not_dumpable(place: Place) {
+    let stage = Stage::new(place).through(&["setpriv", "--reuid=65534", "--clear-groups"]);
+    let mut play = stage.play("arm=60000 start follow disarm end", &["sh", "-c", "echo up; read line"]);
+    play.word("up");
+    let owner =
+        |process: Pid| fs::metadata(format!("/proc/{}/environ", process.as_raw_nonzero())).expect("alive").uid();
+    assert_eq!(owner(play.stub()), 0);
+    assert_eq!(owner(play.agent()), 0);
+    assert_eq!(owner(children(play.agent())[0]), 65534, "the app is its user's own");
+    play.write("\n");
+    assert_eq!(play.code(), 0);
 }
 
 fn stopped_stub(place: Place) {
