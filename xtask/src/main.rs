@@ -1,6 +1,7 @@
 //! `cargo xtask`: what a developer of this project types.
 
 mod cluster;
+mod images;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -18,11 +19,14 @@ enum Task {
     /// A real one-node Kubernetes cluster on this machine, for tests and the demo.
     #[command(subcommand)]
     Cluster(cluster::Task),
+    /// Builds the container images and pushes them to the test cluster's registry.
+    Images(images::Options),
 }
 
 fn main() -> ExitCode {
     let result: Result<()> = match Arguments::parse().task {
         Task::Cluster(task) => cluster::run(task),
+        Task::Images(options) => images::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,140 @@
+//! `cargo xtask images`: builds the container images from this checkout and pushes them to a cluster's registry.
+//!
+//! An image's tag is a digest of its content, so that new content gets a new name, and the same content never a rollout.
+
+mod builder;
+mod closure;
+mod sources;
+mod store;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use leader_tests::Cluster;
+use leader_tests::progress::say;
+
+use crate::cluster::Name;
+use store::Store;
+
+/// An image of this project.
+#[derive(Debug)]
+struct Recipe {
+    name: &'static str,
+    dockerfile: &'static str,
+    /// What the image is made from, beside [`COMMON_SOURCES`].
+    sources: &'static [&'static str],
+}
+
+const COMMON_SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", ".dockerignore"];
+
+const RECIPES: [Recipe; 3] = [
+    // First: it is the smallest that needs all the tools, so that what is missing shows soon.
+    Recipe { name: "leader-ledger", dockerfile: "deploy/examples/Dockerfile", sources: &["tests/ledger"] },
+    Recipe { name: "leader-agent", dockerfile: "Dockerfile.agent", sources: &["agent"] },
+    Recipe { name: "leader-webhook", dockerfile: "Dockerfile.webhook", sources: &["agent", "certs", "webhook"] },
+];
+
+/// Options of `cargo xtask images`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    name: Name,
+    /// An image with cargo and a C compiler to build in, in place of one made from this machine's own.
+    #[arg(long, value_name = "IMAGE")]
+    builder: Option<String>,
+}
+
+/// The images in a cluster's registry: the name that deploy/ uses, without its registry, and the full reference.
+pub(crate) type References = BTreeMap<String, String>;
+
+/// Builds and pushes, and prints the references.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let cluster = Cluster::find(&options.name.name)?;
+    for reference in build_and_push(&cluster, options.builder.as_deref())?.values() {
+        println!("{reference}");
+    }
+    Ok(())
+}
+
+/// Builds what has changed, pushes everything to the cluster's registry, and writes the references down in the
+/// cluster's state folder.
+pub(crate) fn build_and_push(cluster: &Cluster, builder: Option<&str>) -> Result<References> {
+    let source = checkout();
+    let store = Store::open()?;
+    // A build alone may take minutes, and two of them at once take longer than one after the other.
+    let _lock = store.lock()?;
+    let builder_key = builder.map_or_else(builder::key, |image| Ok(image.to_owned()))?;
+    let mut references = References::new();
+    for recipe in &RECIPES {
+        let roots = COMMON_SOURCES.iter().chain(recipe.sources).copied().chain([recipe.dockerfile]);
+        let key = sources::key(&source, roots, &builder_key)?;
+        let local = format!("localhost/{}:{key}", recipe.name);
+        let id = if let Some(id) = store.image_id(&local)? {
+            id
+        } else {
+            say(format!("building {} from {}", recipe.name, recipe.dockerfile));
+            let builder =
+                builder.map_or_else(|| builder::find_or_make(&store, &builder_key), |image| Ok(image.to_owned()))?;
+            store.build(&source, recipe.dockerfile, &builder, &local)?;
+            store.remove_others(&local)?;
+            store.image_id(&local)?.with_context(|| format!("buildah built no image {local}"))?
+        };
+        let reference = format!("{}/{}:{}", cluster.registry(), recipe.name, tag(&id)?);
+        store.push(cluster, &local, &reference)?;
+        say(format!("pushed {reference}"));
+        references.insert(recipe.name.to_owned(), reference);
+    }
+    let file = references_file(cluster);
+    fs::write(&file, serde_json::to_string_pretty(&references)? + "\n")
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(references)
+}
+
+/// The references of the images that were pushed to this cluster's registry.
+pub(crate) fn pushed(cluster: &Cluster) -> Result<References> {
+    let file = references_file(cluster);
+    let name = cluster.name();
+    let text = fs::read_to_string(&file).with_context(|| {
+        format!("cluster `{name}` has no images yet ({}): run `cargo xtask images --name {name}` first", file.display())
+    })?;
+    serde_json::from_str(&text).with_context(|| format!("{} is not what was written there", file.display()))
+}
+
+fn references_file(cluster: &Cluster) -> PathBuf {
+    cluster.state().path("images.json")
+}
+
+/// The checkout that this program was built from.
+pub(crate) fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// A tag from an image's identity, which is a digest of its content.
+fn tag(id: &str) -> Result<&str> {
+    match id.strip_prefix("sha256:").unwrap_or(id).get(..12) {
+        Some(tag) => Ok(tag),
+        None => bail!("buildah gave {id:?} for the digest of an image"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_is_the_beginning_of_the_digest() {
+        assert_eq!(tag("sha256:0123456789abcdef").unwrap(), "0123456789ab");
+        assert!(tag("sha256:").is_err());
+    }
+
+    #[test]
+    fn every_recipe_names_files_of_this_checkout() {
+        for recipe in &RECIPES {
+            for path in COMMON_SOURCES.iter().chain(recipe.sources).chain([&recipe.dockerfile]) {
+                assert!(checkout().join(path).exists(), "{path} of {}", recipe.name);
+            }
+        }
+    }
+}
