@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::{
+    fs::Access,
     pipe::{PipeFlags, pipe_with},
     process::{Pid, Signal},
 };
@@ -167,6 +168,8 @@ fn execute(image: &Image, arguments: &[*const c_char], environment: &[*const c_c
         unsafe { libc::execve(candidate.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
         match io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO) {
             libc::ENOENT | libc::ENOTDIR | libc::ENODEV | libc::ESTALE | libc::ETIMEDOUT => {}
+            // A folder of PATH that this user may not search says nothing about the command.
+            libc::EACCES if rustix::fs::access(candidate, Access::EXISTS).is_err() && image.candidates.len() > 1 => {}
             libc::EACCES => answer = libc::EACCES,
             other => return other,
         }

@@ -2,14 +2,17 @@
 //!
 //! What happens is printed as `name` or `name value`; moments are on the boot clock, in nanoseconds.
 
-use std::{ffi::OsString, fmt::Display, io::Write, path::PathBuf, thread, time::Duration};
+use std::{ffi::OsString, fmt::Display, fs, io::Write, path::PathBuf, thread, time::Duration};
 
 use leader_agent::{
     app::{App, AppEvent},
     clock,
     guard::{self, Guard, GuardOptions, Signals},
 };
-use rustix::process::{Pid, Signal, getpid, getppid, kill_process};
+use rustix::{
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, getpid, getppid, kill_process, pidfd_getfd, pidfd_open},
+    time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime},
+};
 
 use crate::beats;
 
@@ -45,6 +48,23 @@ fn say(name: &str, value: impl Display) {
     writeln!(stdout, "{name} {value}").and_then(|()| stdout.flush()).expect("the test reads");
 }
 
+/// Moves the timer of stub and agent behind the guard's back, so that the agent's own stays where it is.
+fn move_shared_timer(moment: Duration) {
+    let entries = fs::read_dir("/proc/self/fd").expect("our descriptors").map(|entry| entry.expect("an entry"));
+    let is_timer =
+        |entry: &fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|link| link.as_os_str() == "anon_inode:[timerfd]");
+    let timers: Vec<_> = entries.filter(is_timer).collect();
+    let [timer] = &timers[..] else { panic!("{} timers", timers.len()) };
+    let number = timer.file_name().to_str().and_then(|name| name.parse().ok()).expect("a number");
+    let ourselves = pidfd_open(getpid(), PidfdFlags::empty()).expect("a pidfd");
+    let timer = pidfd_getfd(ourselves, number, PidfdGetfdFlags::empty()).expect("a copy");
+    let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let seconds = i64::try_from(moment.as_secs()).expect("a time");
+    let value = Timespec { tv_sec: seconds, tv_nsec: i64::from(moment.subsec_nanos()) };
+    let value = Itimerspec { it_interval: zero, it_value: value };
+    timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &value).expect("set");
+}
+
 struct Agent {
     guard: Guard,
     signals: Signals,
@@ -72,6 +92,11 @@ impl Agent {
                 let deadline = clock::boot() + Duration::from_millis(value);
                 self.guard.arm(deadline).expect("armed");
                 say("deadline", deadline.as_nanos());
+            }
+            "stub-only" => {
+                let moment = clock::boot() + Duration::from_millis(value);
+                move_shared_timer(moment);
+                say("moment", moment.as_nanos());
             }
             "disarm" => self.guard.disarm().expect("disarmed"),
             "past-deadline" => {

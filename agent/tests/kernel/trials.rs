@@ -17,9 +17,10 @@ const FAMILY: &str = r#"trap "" TERM; (setsid "$0" beat 1 &); setsid "$0" beat 2
 type Named = (&'static str, fn(Place));
 
 /// In every place.
-const EVERYWHERE: [Named; 12] = [
+const EVERYWHERE: [Named; 13] = [
     ("the_agents_death_is_everyones", agents_death),
     ("a_stopped_agent_and_its_app_are_dead_by_the_deadline", stopped_agent),
+    ("the_stub_keeps_the_deadline_by_itself", stub_alone),
     ("a_forced_loss_is_the_end_of_everything", forced_loss),
     ("a_deadline_that_is_moved_or_dropped_does_not_come", moved_deadline),
     ("gone_is_when_the_last_orphan_ended", orphans),
@@ -98,6 +99,13 @@ fn stopped_agent(place: Place) {
     eprintln!("{place:?}: {late:?} from the deadline to the last instruction");
     assert!(play.beats().into_iter().max() > Some(play.moment("moment")), "the app outlived the agent's stop");
     assert!(clock::boot() >= deadline, "nothing ended before the deadline");
+    assert_eq!(play.code(), 137);
+}
+
+/// The agent's own timer is a minute away: what ends everything is the stub.
+fn stub_alone(place: Place) {
+    let mut play = family(Stage::new(place), "arm=60000 start beats=3 stub-only=300 follow end");
+    dead_after(&play, play.moment("moment"));
     assert_eq!(play.code(), 137);
 }
 
