@@ -3,13 +3,26 @@
 //! It does no I/O and reads no clock. Making the objects around an id is the server's part, files and output are
 //! [`crate::cli`]'s; both call [`workload`].
 
+mod add;
+mod advice;
+mod check;
+mod decide;
+mod eject;
+mod json;
+mod options;
+mod parts;
+mod patch;
+mod record;
 mod refusal;
+mod shape;
 
 use std::collections::BTreeMap;
 
 use leader_agent::id::LeaderId;
 use serde_json::Value;
 
+pub use decide::workload;
+pub use patch::patch;
 pub use refusal::Refusal;
 
 /// What is configured for the whole cluster.
@@ -23,7 +36,7 @@ pub struct Defaults {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The namespace's service account `default` gives pods something that another account would not: it is the subject of a
-    /// RoleBinding or ClusterRoleBinding, or has annotations, `imagePullSecrets` or `secrets` of its own.
+    /// `RoleBinding` or `ClusterRoleBinding`, or has annotations, `imagePullSecrets` or `secrets` of its own.
     pub default_account_in_use: bool,
 }
 
@@ -70,13 +83,4 @@ impl Account {
             Self::Dedicated(name) | Self::Keep(name) => name,
         }
     }
-}
-
-/// Decides about a workload: an object with `spec.template`.
-///
-/// `object` is what arrived, `old` the live object of an update. An object without `leader.io/id` is ejected if it was injected
-/// and unchanged otherwise.
-pub fn workload(object: &Value, old: Option<&Value>, defaults: &Defaults, facts: &Facts) -> Result<Outcome, Refusal> {
-    let _ = (old, defaults, facts);
-    Ok(Outcome { object: object.clone(), election: None, warnings: Vec::new(), audit: BTreeMap::new() })
 }

@@ -1,10 +1,155 @@
 //! Why a workload is refused: what is wrong, where it stands, what to do.
 
+use leader_agent::{id::IdError, timing::TimingError};
+
 /// Why a workload is refused. The text is what a person reads in kubectl.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
     /// The id is not one.
     #[error("annotation leader.io/id: {0}")]
-    Id(#[from] leader_agent::id::IdError),
+    Id(#[from] IdError),
+    /// A key with our prefix that means nothing.
+    #[error("unknown annotation {key}: {}", match .nearest {
+        Some(nearest) => format!("did you mean {nearest}?"),
+        None => format!("known are {}", .known.join(", ")),
+    })]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The known key that looks most like it.
+        nearest: Option<&'static str>,
+        /// All keys that a workload may carry.
+        known: Vec<&'static str>,
+    },
+    /// A key or value that a later version understands.
+    #[error("annotation {what} is not supported yet: remove it")]
+    NotSupportedYet {
+        /// The key, with the value where only that value is not supported.
+        what: String,
+    },
+    /// A key that stands on another kind of object.
+    #[error("annotation {key} does not belong on a {kind}: {instead}")]
+    Misplaced {
+        /// The key.
+        key: String,
+        /// The kind that carries it.
+        kind: String,
+        /// Where it belongs, or who writes it.
+        instead: &'static str,
+    },
+    /// One of our keys on the pod template.
+    #[error(
+        "annotation {key} on the pod template (spec.template.metadata.annotations) is not supported yet: put it on the workload's own metadata.annotations"
+    )]
+    OnTemplate {
+        /// The key.
+        key: String,
+    },
+    /// A value that its key does not take.
+    #[error("annotation {key}: `{value}` is not {expected}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// The value, cut where it would fill the screen.
+        value: String,
+        /// What the key takes, with an example.
+        expected: String,
+    },
+    /// Durations that are none or do not fit together.
+    #[error("annotation {keys}: {error}")]
+    Timing {
+        /// The keys that the durations come from.
+        keys: &'static str,
+        /// What is wrong with them.
+        error: TimingError,
+    },
+    /// A kind that is not injected.
+    #[error("leader.io/id on a {kind} is not supported yet: only a Deployment (apps/v1) can be elected")]
+    Kind {
+        /// The kind, with its group and version.
+        kind: String,
+    },
+    /// A field does not have the type that Kubernetes gives it.
+    #[error("{path} is not {expected}")]
+    Malformed {
+        /// The field.
+        path: String,
+        /// Its type.
+        expected: &'static str,
+    },
+    /// The container that shall be wrapped does not exist.
+    #[error("annotation leader.io/container: there is no container `{name}` in spec.template.spec.containers; it has {}", .existing.join(", "))]
+    NoSuchContainer {
+        /// The value.
+        name: String,
+        /// The names of the containers.
+        existing: Vec<String>,
+    },
+    /// The container's entry point is not known.
+    #[error(
+        "container `{container}` ({path}) sets no `command`, and looking up the entry point in its image is not supported yet: \
+         set `command` there, or give the image's entry point as the annotation leader.io/command: '[\"/app\", \"serve\"]'"
+    )]
+    NoCommand {
+        /// The container.
+        container: String,
+        /// Where it stands.
+        path: String,
+    },
+    /// The container has a probe or lifecycle hook.
+    #[error(
+        "container `{container}` ({path}) has a {field}, which would run on standbys too, where the app does not: probes and lifecycle \
+         hooks are not supported yet; remove {field}, or elect another container with the annotation leader.io/container"
+    )]
+    Handler {
+        /// The container.
+        container: String,
+        /// Where it stands.
+        path: String,
+        /// `livenessProbe`, `readinessProbe`, `startupProbe` or `lifecycle`.
+        field: &'static str,
+    },
+    /// The user's template uses a name or path that injection needs.
+    #[error("{path} uses {what}, which is reserved for the injected agent: {fix}")]
+    Collision {
+        /// Where.
+        path: String,
+        /// The name or path.
+        what: String,
+        /// What to do.
+        fix: String,
+    },
+    /// The app runs on Windows.
+    #[error("{path} is `windows`: the agent runs on Linux only; remove leader.io/id")]
+    Windows {
+        /// The field that says so.
+        path: &'static str,
+    },
+    /// Nothing could stop the app.
+    #[error(
+        "container `{container}` may run as root, may SETUID and lacks the capability KILL, and the pod shares its PID namespace \
+         ({shared}: true): nothing could end an app that changed its user. Add KILL to {path}.securityContext.capabilities.add, set runAsNonRoot: true, or remove {shared}"
+    )]
+    CannotKill {
+        /// The container.
+        container: String,
+        /// Where it stands.
+        path: String,
+        /// `hostPID` or `shareProcessNamespace`.
+        shared: &'static str,
+    },
+    /// The record would not fit into an environment variable.
+    #[error(
+        "the record of the injection would have {size} bytes, at most {limit} are allowed because it reaches the agent as an environment \
+         variable: shorten `command` of container `{container}`, e.g. by moving a script into a ConfigMap"
+    )]
+    RecordTooLarge {
+        /// Size of the record, in bytes.
+        size: usize,
+        /// The limit, in bytes.
+        limit: usize,
+        /// The wrapped container.
+        container: String,
+    },
 }

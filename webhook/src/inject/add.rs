@@ -1,0 +1,59 @@
+//! Add: puts the agent into the pod template that the user wrote, and writes the record of it.
+
+use leader_agent::names;
+use serde_json::{Map, Value};
+
+use super::{
+    Refusal,
+    json::{annotation, containers_mut, open_list, open_map, set, text},
+    options::Chosen,
+    parts,
+    record::{AccountMode, Injection, Original, dedicated_name},
+};
+
+/// The injected template for a user's one. `injection` names the container that was `chosen` in it.
+pub(super) fn add(plain: &Value, chosen: Chosen<'_>, injection: Injection) -> Result<Value, Refusal> {
+    let mut template = plain.clone();
+    let image = text(chosen.container, "image").map(str::to_owned);
+    let mut original = Original {
+        safe_to_evict_local_volumes: annotation(plain, parts::SAFE_TO_EVICT).map(str::to_owned),
+        ..Original::default()
+    };
+    let notes = &mut original.empty;
+    if let Some(container) = containers_mut(&mut template).get_mut(chosen.index).and_then(Value::as_object_mut) {
+        set(container, "command", parts::wrap(&injection.entry).into(), notes);
+        open_list(container, "env", notes).extend(parts::environment(chosen.name));
+        open_list(container, "volumeMounts", notes).extend(parts::mounts());
+    }
+    if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
+        let init = parts::init_container(&injection.agent_image, chosen.container);
+        open_list(spec, "initContainers", notes).insert(0, init);
+        open_list(spec, "volumes", notes).extend(parts::volumes());
+        if injection.account == AccountMode::Dedicated {
+            account(spec, &dedicated_name(injection.id.as_str()), &mut original);
+        }
+    }
+    let list = parts::with_our_volume(original.safe_to_evict_local_volumes.as_deref());
+    let Some(template_fields) = template.as_object_mut() else { return Ok(template) };
+    let metadata = open_map(template_fields, "metadata", &mut original.empty);
+    open_map(metadata, "labels", &mut original.empty).insert(names::ID.to_owned(), injection.id.as_str().into());
+    let annotations = open_map(metadata, "annotations", &mut original.empty);
+    annotations.insert(parts::SAFE_TO_EVICT.to_owned(), list.into());
+    annotations.insert(names::INJECTED.to_owned(), injection.record(image, original).to_annotation()?.into());
+    Ok(template)
+}
+
+/// Sets the account and, where it is present, its deprecated twin: the API server lets the new field win and fills in an
+/// absent twin.
+///
+/// The record does not depend on whether the twin was filled in already, so that file and live object get the same one.
+fn account(spec: &mut Map<String, Value>, ours: &str, original: &mut Original) {
+    let named = |key: &str| spec.get(key).and_then(Value::as_str).filter(|name| !name.is_empty()).map(str::to_owned);
+    original.service_account_name = named("serviceAccountName");
+    original.service_account =
+        named("serviceAccount").filter(|twin| original.service_account_name.as_ref() != Some(twin));
+    if spec.contains_key("serviceAccount") {
+        set(spec, "serviceAccount", ours.into(), &mut original.empty);
+    }
+    set(spec, "serviceAccountName", ours.into(), &mut original.empty);
+}

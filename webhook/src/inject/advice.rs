@@ -1,0 +1,112 @@
+//! Warnings: what was done and what is risky, for the person at kubectl.
+//!
+//! Said when it becomes true, not at every write: what the live object had already is not repeated.
+
+use serde_json::Value;
+
+use super::{
+    check,
+    json::{annotation, texts},
+    options::{self, Options},
+};
+
+/// A workload together with the template that its user wrote.
+pub(super) struct View<'a> {
+    pub object: &'a Value,
+    pub template: &'a Value,
+}
+
+/// What is said about `now` that was not true of `before`, the injected live object.
+pub(super) fn new_risks(
+    now: &View<'_>,
+    before: Option<&View<'_>>,
+    options: &Options,
+    live_before: bool,
+) -> Vec<String> {
+    let known = before.filter(|_| live_before).map(|view| risks(view, options)).unwrap_or_default();
+    let mut said = Vec::new();
+    if !live_before && let Ok(chosen) = options::container(options, now.template) {
+        said.push(format!(
+            "leader election `{}` is on: `{}` runs on one replica at a time, the others stand by",
+            options.id, chosen.name
+        ));
+    }
+    said.extend(risks(now, options).into_iter().filter(|risk| !known.contains(risk)));
+    if !live_before {
+        said.push("the agent's emptyDir counts as local data: `kubectl drain` needs --delete-emptydir-data".to_owned());
+    }
+    said
+}
+
+fn risks(view: &View<'_>, options: &Options) -> Vec<String> {
+    let mut risks = Vec::new();
+    let Ok(chosen) = options::container(options, view.template) else { return risks };
+    let spec = &view.template["spec"];
+    if let Some(shared) = check::shared_pid_namespace(spec) {
+        risks.push(format!(
+            "{shared}: true shares the PID namespace: if stub and agent are both killed there, only the app's first process is bound to die"
+        ));
+    }
+    if check::lacks_kill(spec, chosen.container) {
+        risks.push(format!(
+            "`{}` may run as root and SETUID without the capability KILL: a process that changed its user cannot be stopped but with the whole container",
+            chosen.name
+        ));
+    }
+    let others = check::other_containers(view.template, chosen);
+    if !others.is_empty() {
+        risks.push(format!(
+            "not elected, runs on every replica: {} (leader.io/container chooses another one)",
+            others.join(", ")
+        ));
+    }
+    if options.container.is_none()
+        && let Some(name) = annotation(view.template, options::DEFAULT_CONTAINER)
+        && name != chosen.name
+    {
+        risks.push(format!(
+            "{} names `{name}`, which does not exist: `{}` is elected",
+            options::DEFAULT_CONTAINER,
+            chosen.name
+        ));
+    }
+    if options.command.is_some() && !texts(chosen.container, "command").is_empty() {
+        risks.push(format!("{} is not used: `{}` sets `command`", options::COMMAND, chosen.name));
+    }
+    match view.object["spec"]["replicas"].as_i64() {
+        None | Some(1) => risks.push("one replica has no standby: set spec.replicas to 2 or more".to_owned()),
+        _ => {}
+    }
+    risks
+}
+
+/// The record was missing or unreadable where something was injected.
+pub(super) fn without_record(error: Option<&String>) -> String {
+    let why = error.map_or("is missing".to_owned(), |error| format!("cannot be read ({error})"));
+    format!(
+        "the annotation leader.io/injected on the pod template {why}: what looked injected was made anew, check the pod template"
+    )
+}
+
+/// The template's account stays because nothing else was asked for.
+pub(super) fn kept_account(named: Option<&str>, id: &str) -> String {
+    let name = named.unwrap_or("default");
+    format!(
+        "service account `{name}` is kept and may use the Lease `{id}` from now on; {}: dedicated gives the pods one of their own",
+        options::SERVICE_ACCOUNT
+    )
+}
+
+/// The id was taken off an injected workload.
+pub(super) fn turned_off(object: &Value, id: Option<&str>) -> String {
+    let id = id.map(|id| format!(" `{id}`")).unwrap_or_default();
+    match object["spec"]["replicas"].as_i64().unwrap_or(1) {
+        ..=1 => format!("leader election{id} is off"),
+        replicas => format!("leader election{id} is off: all {replicas} replicas run the app at the same time"),
+    }
+}
+
+/// Options without an id.
+pub(super) fn left_behind(keys: &[String]) -> Option<String> {
+    (!keys.is_empty()).then(|| format!("without leader.io/id these annotations do nothing: {}", keys.join(", ")))
+}

@@ -1,0 +1,176 @@
+//! What a user's pod template must not have, and what is risky in it.
+
+use leader_agent::names::{self, env};
+use serde_json::Value;
+
+use super::{
+    Refusal,
+    json::{containers, items, text, texts},
+    options::Chosen,
+};
+
+/// Everything for which a template, with nothing injected in it, is refused. `object` is the workload around it.
+pub(super) fn refuse(object: &Value, template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
+    annotations(template)?;
+    windows(template)?;
+    collisions(object, template, chosen)?;
+    handlers(chosen)?;
+    let spec = &template["spec"];
+    if let Some(shared) = shared_pid_namespace(spec)
+        && lacks_kill(spec, chosen.container)
+    {
+        return Err(Refusal::CannotKill { container: chosen.name.to_owned(), path: chosen.path(), shared });
+    }
+    Ok(())
+}
+
+/// The field that makes the container's processes share a PID namespace with others.
+pub(super) fn shared_pid_namespace(spec: &Value) -> Option<&'static str> {
+    ["hostPID", "shareProcessNamespace"].into_iter().find(|&key| spec[key] == true)
+}
+
+/// Whether the container may run as root and SETUID, but not KILL: then a process that changed its user cannot be stopped.
+pub(super) fn lacks_kill(spec: &Value, container: &Value) -> bool {
+    let setting = |key: &str| {
+        [container, spec].into_iter().map(|holder| &holder["securityContext"][key]).find(|value| !value.is_null())
+    };
+    let root = match setting("runAsUser").and_then(Value::as_i64) {
+        Some(user) => user == 0,
+        None => setting("runAsNonRoot") != Some(&Value::Bool(true)),
+    };
+    let context = &container["securityContext"];
+    let capabilities = &context["capabilities"];
+    let has = |name: &str| {
+        let listed = |key: &str, name: &str| {
+            texts(capabilities, key).iter().any(|entry| entry.trim_start_matches("CAP_").eq_ignore_ascii_case(name))
+        };
+        // A runtime takes `drop` first, then `add`; KILL and SETUID are among its defaults.
+        listed("add", name) || listed("add", "ALL") || !(listed("drop", name) || listed("drop", "ALL"))
+    };
+    root && context["privileged"] != true && has("SETUID") && !has("KILL")
+}
+
+/// Our annotations on the pod template.
+fn annotations(template: &Value) -> Result<(), Refusal> {
+    let annotations = template["metadata"]["annotations"].as_object();
+    match annotations.into_iter().flatten().find(|(key, _)| key.starts_with(names::PREFIX)) {
+        Some((key, _)) => Err(Refusal::OnTemplate { key: key.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn windows(template: &Value) -> Result<(), Refusal> {
+    let spec = &template["spec"];
+    for (path, value) in [
+        ("spec.template.spec.os.name", &spec["os"]["name"]),
+        ("spec.template.spec.nodeSelector[kubernetes.io/os]", &spec["nodeSelector"]["kubernetes.io/os"]),
+    ] {
+        if value == "windows" {
+            return Err(Refusal::Windows { path });
+        }
+    }
+    Ok(())
+}
+
+fn handlers(chosen: Chosen<'_>) -> Result<(), Refusal> {
+    for field in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
+        if !chosen.container[field].is_null() {
+            return Err(Refusal::Handler { container: chosen.name.to_owned(), path: chosen.path(), field });
+        }
+    }
+    Ok(())
+}
+
+/// Names and paths of the user's that injection needs for itself.
+fn collisions(object: &Value, template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
+    let spec = &template["spec"];
+    for key in ["initContainers", "containers"] {
+        for (index, container) in items(spec, key).iter().enumerate() {
+            let path = format!("spec.template.spec.{key}[{index}]");
+            if text(container, "name") == Some(names::INIT_CONTAINER) {
+                return Err(collision(&path, format!("the name `{}`", names::INIT_CONTAINER), "rename it"));
+            }
+            volume_mounts(container, &path)?;
+        }
+    }
+    let claims = items(&object["spec"], "volumeClaimTemplates").iter().enumerate();
+    let claims =
+        claims.map(|(index, claim)| (format!("spec.volumeClaimTemplates[{index}]"), &claim["metadata"]["name"]));
+    let volumes = items(spec, "volumes").iter().enumerate();
+    let volumes = volumes.map(|(index, volume)| (format!("spec.template.spec.volumes[{index}]"), &volume["name"]));
+    for (path, name) in volumes.chain(claims) {
+        if let Some(name) = name.as_str().filter(|name| is_our_volume(name)) {
+            return Err(collision(&path, format!("the name `{name}`"), "rename the volume"));
+        }
+    }
+    if template["metadata"]["labels"].get(names::ID).is_some() {
+        let path = "spec.template.metadata.labels";
+        return Err(collision(path, format!("the label {}", names::ID), "remove it, it is set by injection"));
+    }
+    wrapped_container(chosen)
+}
+
+fn volume_mounts(container: &Value, path: &str) -> Result<(), Refusal> {
+    for (index, mount) in items(container, "volumeMounts").iter().enumerate() {
+        if let Some(name) = text(mount, "name").filter(|name| is_our_volume(name)) {
+            let path = format!("{path}.volumeMounts[{index}]");
+            return Err(collision(&path, format!("the volume `{name}`"), "mount a volume of your own"));
+        }
+    }
+    Ok(())
+}
+
+fn wrapped_container(chosen: Chosen<'_>) -> Result<(), Refusal> {
+    let path = chosen.path();
+    for (index, mount) in items(chosen.container, "volumeMounts").iter().enumerate() {
+        let mounted = text(mount, "mountPath").unwrap_or_default();
+        if let Some(ours) = [names::MOUNT_PATH, names::TOKEN_PATH].into_iter().find(|ours| is_within(mounted, ours)) {
+            let path = format!("{path}.volumeMounts[{index}]");
+            return Err(collision(&path, format!("the path `{mounted}`"), &format!("mount it outside of {ours}")));
+        }
+    }
+    for (index, variable) in items(chosen.container, "env").iter().enumerate() {
+        // The log filter is not injected: it is the user's to set.
+        if let Some(name) = text(variable, "name").filter(|name| env::ALL.contains(name) && *name != env::LOG) {
+            let fix = match name {
+                env::LEASE_DURATION => "use the annotation leader.io/lease-duration",
+                env::STOP_GRACE => "use the annotation leader.io/stop-grace",
+                env::ID => "use the annotation leader.io/id; the app gets the variable from the agent",
+                _ => "rename or remove it",
+            };
+            return Err(collision(&format!("{path}.env[{index}]"), format!("the variable {name}"), fix));
+        }
+    }
+    for key in ["command", "args"] {
+        if let Some(index) = texts(chosen.container, key).iter().position(|word| word == names::AGENT_PATH) {
+            let fix = "give the app's own command, the agent is put before it by injection";
+            return Err(collision(&format!("{path}.{key}[{index}]"), format!("the path `{}`", names::AGENT_PATH), fix));
+        }
+    }
+    Ok(())
+}
+
+fn collision(path: &str, what: String, fix: &str) -> Refusal {
+    Refusal::Collision { path: path.to_owned(), what, fix: fix.to_owned() }
+}
+
+fn is_our_volume(name: &str) -> bool {
+    [names::VOLUME, names::TOKEN_VOLUME].contains(&name)
+}
+
+/// Whether a path is `folder` or lies in it; `/leader/` and `//leader` are `/leader`.
+fn is_within(path: &str, folder: &str) -> bool {
+    let parts = |path: &str| {
+        path.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect::<Vec<_>>()
+    };
+    parts(path).starts_with(&parts(folder))
+}
+
+/// Names of the app containers beside the wrapped one.
+pub(super) fn other_containers(template: &Value, chosen: Chosen<'_>) -> Vec<String> {
+    let all = containers(template).iter().enumerate();
+    all.filter(|&(index, _)| index != chosen.index)
+        .filter_map(|(_, container)| text(container, "name"))
+        .map(|name| format!("`{name}`"))
+        .collect()
+}

@@ -1,0 +1,278 @@
+//! The decision: keep the live template, keep the arriving one, inject afresh, or eject.
+//!
+//! Every write arrives as a mixture of what the user wrote and what was injected. So the arriving template and the live one
+//! are ejected, and what is left of them is compared.
+
+use std::collections::BTreeMap;
+
+use leader_agent::names;
+use serde_json::Value;
+
+use super::{
+    Account, Defaults, Election, Facts, Outcome, Refusal,
+    add::add,
+    advice, check,
+    eject::{canonical, eject, has_traces},
+    json::{annotation, containers, items, text, texts},
+    options::{self, Asked, Chosen, Options},
+    parts,
+    record::{AccountMode, Injection, Record, dedicated_name},
+    shape,
+};
+
+/// Decides about a workload: an object with `spec.template`.
+///
+/// `object` is what arrived, `old` the live object of an update; both with `apiVersion` and `kind`. An object without
+/// `leader.io/id` is ejected if it was injected and unchanged otherwise. Other objects are unchanged, and refused with that
+/// annotation.
+pub fn workload(object: &Value, old: Option<&Value>, defaults: &Defaults, facts: &Facts) -> Result<Outcome, Refusal> {
+    let kind = text(object, "kind").unwrap_or("object without a kind");
+    let version = text(object, "apiVersion").unwrap_or_default();
+    let refused = || Refusal::Kind { kind: format!("{kind} ({version})") };
+    if !matches!(kind, "Deployment" | "StatefulSet" | "DaemonSet") {
+        let elected = annotation(object, names::ID).is_some();
+        return if elected { Err(refused()) } else { Ok(unchanged(object)) };
+    }
+    match options::read(object, kind)? {
+        Asked::Nothing(left) => Ok(turned_off(object, old, &left)),
+        Asked::Election(_) if (kind, version) != ("Deployment", "apps/v1") => Err(refused()),
+        Asked::Election(options) => elect(object, old, &options, defaults, *facts),
+    }
+}
+
+fn unchanged(object: &Value) -> Outcome {
+    Outcome { object: object.clone(), election: None, warnings: Vec::new(), audit: BTreeMap::new() }
+}
+
+fn template_of(object: &Value) -> &Value {
+    &object["spec"]["template"]
+}
+
+fn with_template(object: &Value, template: Value) -> Value {
+    let mut object = object.clone();
+    if let Some(place) = object.pointer_mut("/spec/template") {
+        *place = template;
+    }
+    object
+}
+
+/// Something of an injection, or of a record, is in the template.
+fn is_touched(template: &Value) -> bool {
+    annotation(template, names::INJECTED).is_some() || has_traces(template)
+}
+
+/// The id is not on the workload.
+fn turned_off(object: &Value, old: Option<&Value>, left: &[String]) -> Outcome {
+    let template = template_of(object);
+    let mut outcome = unchanged(object);
+    let live = old.and_then(|old| Record::of(template_of(old)).ok().flatten());
+    if is_touched(template) {
+        let record = Record::of(template).ok().flatten().or(live);
+        let id = record.as_ref().map(|record| record.id.as_str());
+        let guessed = old.and_then(|old| annotation(old, names::ID));
+        outcome.warnings.push(advice::turned_off(object, id.or(guessed)));
+        outcome.audit.insert("action".to_owned(), "ejected".to_owned());
+        if let Some(id) = id.or(guessed) {
+            outcome.audit.insert("id".to_owned(), id.to_owned());
+        }
+        let label =
+            template.pointer("/metadata/labels").and_then(|labels| labels.get(names::ID)).and_then(Value::as_str);
+        let ids: Vec<&str> = guessed.into_iter().chain(label).collect();
+        outcome.object = with_template(object, eject(template, record.as_ref(), &ids));
+    }
+    outcome.warnings.extend(advice::left_behind(left));
+    outcome
+}
+
+/// The live object's template, where it is injected.
+struct Live<'a> {
+    template: &'a Value,
+    record: Record,
+    plain: Value,
+    intact: bool,
+}
+
+impl<'a> Live<'a> {
+    fn of(old: &'a Value) -> Option<Self> {
+        let template = template_of(old);
+        let record = Record::of(template).ok().flatten()?;
+        shape::check(template).ok()?;
+        let plain = eject(template, Some(&record), &[]);
+        Some(Self { template, intact: is_intact(template, &record), record, plain })
+    }
+}
+
+fn elect(
+    object: &Value,
+    old: Option<&Value>,
+    options: &Options,
+    defaults: &Defaults,
+    facts: Facts,
+) -> Result<Outcome, Refusal> {
+    let template = template_of(object);
+    shape::check(template)?;
+    let live = old.and_then(Live::of);
+    let arriving = Record::of(template);
+    let own = arriving.as_ref().ok().and_then(Option::as_ref);
+    let record = own.or(live.as_ref().map(|live| &live.record));
+    let plain = if record.is_some() || is_touched(template) {
+        let ids: Vec<&str> =
+            [Some(options.id.as_str()), old.and_then(|old| annotation(old, names::ID))].into_iter().flatten().collect();
+        eject(template, record, &ids)
+    } else {
+        template.clone()
+    };
+
+    let same = |record: &Record| record.id == options.id.as_str() && record.options == options.written;
+    if let Some(live) = live.as_ref().filter(|live| live.intact && same(&live.record))
+        && canonical(&plain) == canonical(&live.plain)
+    {
+        let object = with_template(object, live.template.clone());
+        return Ok(outcome(object, options, &live.record, &live.plain, Made::KeptLive, true));
+    }
+
+    let chosen = options::container(options, &plain)?;
+    check::refuse(object, &plain, chosen)?;
+    options.check_timing(&plain["spec"], chosen.container)?;
+    let intact = own.filter(|record| is_intact(template, record));
+    let live_before = live.as_ref().is_some_and(|live| live.intact && live.record.id == options.id.as_str());
+    let mut warnings = Vec::new();
+    if intact.is_none() && is_touched(template) && own.is_none() {
+        warnings.push(advice::without_record(arriving.as_ref().err()));
+    }
+    warnings.extend(advice::new_risks(
+        &advice::View { object, template: &plain },
+        old.zip(live.as_ref()).map(|(old, live)| advice::View { object: old, template: &live.plain }).as_ref(),
+        options,
+        live_before,
+    ));
+
+    // A record of its own, not the live one's: it was kept elsewhere (undo, export), and its template with it.
+    let of_its_own = |record: &&Record| live.as_ref().is_none_or(|live| live.record != **record);
+    if let Some(record) = intact.filter(of_its_own).filter(|record| same(record) && fits(template, record, chosen)) {
+        let mut kept = outcome(object.clone(), options, record, &plain, Made::KeptArriving, live_before);
+        kept.warnings = warnings;
+        return Ok(kept);
+    }
+
+    let previous = intact.or(live.as_ref().map(|live| &live.record));
+    let injection = injection(options, chosen, &plain, previous, defaults, facts)?;
+    if injection.account == AccountMode::Keep && options.account.is_none() && !live_before {
+        warnings.push(advice::kept_account(account_of(&plain), options.id.as_str()));
+    }
+    let injected = add(&plain, chosen, injection)?;
+    // It was written just now.
+    let Some(record) = Record::of(&injected).ok().flatten() else {
+        return Err(Refusal::Malformed { path: "spec.template".to_owned(), expected: "a map" });
+    };
+    let mut afresh = outcome(with_template(object, injected), options, &record, &plain, Made::Afresh, live_before);
+    afresh.warnings = warnings;
+    Ok(afresh)
+}
+
+/// What an injection into this plain template shall be made of.
+fn injection(
+    options: &Options,
+    chosen: Chosen<'_>,
+    plain: &Value,
+    previous: Option<&Record>,
+    defaults: &Defaults,
+    facts: Facts,
+) -> Result<Injection, Refusal> {
+    let own_command = texts(chosen.container, "command");
+    let sets_command = !own_command.is_empty();
+    let entry = match &options.command {
+        _ if sets_command => own_command,
+        Some(words) => words.iter().map(|word| parts::escape(word)).collect(),
+        None => return Err(Refusal::NoCommand { container: chosen.name.to_owned(), path: chosen.path() }),
+    };
+    let by_default = || match previous {
+        // Decided once for an id: a binding of `default` that was made later starts no other account.
+        Some(record) if record.id == options.id.as_str() && record.decided_account() => record.service_account,
+        _ if facts.default_account_in_use => AccountMode::Keep,
+        _ => AccountMode::Dedicated,
+    };
+    let account = match (options.account, account_of(plain)) {
+        (Some(asked), _) => asked,
+        (None, Some(_)) => AccountMode::Keep,
+        (None, None) => by_default(),
+    };
+    Ok(Injection {
+        id: options.id.clone(),
+        container: chosen.name.to_owned(),
+        lease_duration: options.lease_duration.clone(),
+        stop_grace: options.stop_grace.clone(),
+        account,
+        entry,
+        sets_command,
+        agent_image: defaults.agent_image.clone(),
+        options: options.written.clone(),
+        rest: previous.map(|record| record.rest.clone()).unwrap_or_default(),
+    })
+}
+
+/// The account that a user's template names.
+fn account_of(plain: &Value) -> Option<&str> {
+    ["serviceAccountName", "serviceAccount"].into_iter().find_map(|key| text(&plain["spec"], key))
+}
+
+/// Whether a template is injected as its record says. Judged by the parts that every version has, and by what makes them
+/// ours: a newer version must not call an older one's template broken and so start a rollout.
+fn is_intact(template: &Value, record: &Record) -> bool {
+    let spec = &template["spec"];
+    let has = |parent: &Value, key: &str, count: usize, ours: &dyn Fn(&Value) -> bool| {
+        items(parent, key).iter().filter(|item| ours(item)).count() == count
+    };
+    let wrapped = containers(template).iter().find(|container| text(container, "name") == Some(&record.container));
+    let account = record.dedicated_account();
+    has(spec, "initContainers", 1, &parts::is_init_container)
+        && has(spec, "volumes", parts::volumes().len(), &parts::is_volume)
+        && account.is_none_or(|account| account_of(template) == Some(&account))
+        && template["metadata"]["labels"][names::ID] == record.id.as_str()
+        && wrapped.is_some_and(|container| {
+            let is_variable = |item: &Value| parts::is_variable(item, &[&record.container]);
+            texts(container, "command") == parts::wrap(&record.command)
+                && has(container, "volumeMounts", parts::mounts().len(), &parts::is_mount)
+                && has(container, "env", names::env::INJECTED.len(), &is_variable)
+        })
+}
+
+/// Whether an intact template still fits what stands around the injected parts: container, image and resources.
+fn fits(template: &Value, record: &Record, chosen: Chosen<'_>) -> bool {
+    let init = items(&template["spec"], "initContainers").iter().find(|item| parts::is_init_container(item));
+    record.container == chosen.name
+        && record.image.as_deref() == text(chosen.container, "image")
+        && init.is_some_and(|init| parts::resources(init) == parts::resources(chosen.container))
+}
+
+/// Where a stored template comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Afresh,
+    KeptLive,
+    KeptArriving,
+}
+
+fn outcome(object: Value, options: &Options, record: &Record, plain: &Value, made: Made, live_before: bool) -> Outcome {
+    let account = match record.service_account {
+        AccountMode::Dedicated => Account::Dedicated(dedicated_name(&record.id)),
+        AccountMode::Keep => Account::Keep(account_of(plain).unwrap_or("default").to_owned()),
+    };
+    let action = match made {
+        Made::Afresh => "injected",
+        Made::KeptLive => "kept-live",
+        Made::KeptArriving => "kept-arriving",
+    };
+    let audit = [("action", action), ("id", options.id.as_str()), ("container", &record.container)];
+    Outcome {
+        object,
+        election: Some(Election {
+            id: options.id.clone(),
+            account,
+            injected_afresh: made == Made::Afresh,
+            live_before,
+        }),
+        warnings: Vec::new(),
+        audit: audit.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+    }
+}

@@ -1,0 +1,165 @@
+//! Eject: gives back the pod template that the user wrote, from an injected one or any mixture of both.
+
+use leader_agent::names;
+use serde_json::{Map, Value};
+
+use super::{
+    json::{
+        annotation, clear, close, containers, containers_mut, is_empty, items, list_of_texts, take_out, text, texts,
+    },
+    parts,
+    record::{Original, Record, dedicated_name},
+};
+
+/// Whether something of an injection is in a template, beside the record.
+pub(super) fn has_traces(template: &Value) -> bool {
+    containers(template)
+        .iter()
+        .any(|container| ["command", "args"].iter().any(|key| parts::unwrap(&texts(container, key)).is_some()))
+        || template.get("spec").is_some_and(|spec| items(spec, "initContainers").iter().any(parts::is_init_container))
+}
+
+/// The user's template in an injected one.
+///
+/// Without a record it takes out what it knows by name, and what stood there before the injection is not known. `ids` are
+/// the ids under which the template may have been injected, beside the record's.
+pub(super) fn eject(template: &Value, record: Option<&Record>, ids: &[&str]) -> Value {
+    let mut template = template.clone();
+    let unknown = Original::default();
+    let original = record.map_or(&unknown, |record| &record.original);
+    let ids: Vec<&str> = record.map(|record| record.id.as_str()).into_iter().chain(ids.iter().copied()).collect();
+    if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
+        take_out(spec, "initContainers", &original.empty, parts::is_init_container);
+        take_out(spec, "volumes", &original.empty, parts::is_volume);
+        account(spec, record, original, &ids);
+    }
+    for container in containers_mut(&mut template) {
+        let name = text(container, "name").unwrap_or_default().to_owned();
+        let mut names = vec![name.as_str()];
+        names.extend(record.map(|record| record.container.as_str()));
+        let record = record.filter(|record| record.container == name);
+        let Some(container) = container.as_object_mut() else { continue };
+        let nothing = Map::new();
+        let notes = record.map_or(&nothing, |record| &record.original.empty);
+        take_out(container, "volumeMounts", notes, parts::is_mount);
+        take_out(container, "env", notes, |item| parts::is_variable(item, &names));
+        command(container, record, notes);
+    }
+    metadata(&mut template, record.is_some(), original, &ids);
+    template
+}
+
+/// Puts the container's own command back, or keeps the new one that stands in its place.
+fn command(container: &mut Map<String, Value>, record: Option<&Record>, notes: &Map<String, Value>) {
+    let now = list_of_texts(container.get("command"));
+    if let Some(record) = record.filter(|record| now == parts::wrap(&record.command)) {
+        if record.original.sets_command {
+            container.insert("command".to_owned(), record.command.clone().into());
+        } else {
+            clear(container, "command", notes);
+        }
+    }
+    // Edited by hand, behind another wrapper, or with a record that says something else: never wrapped twice.
+    for key in ["command", "args"] {
+        if let Some(rest) = parts::unwrap(&list_of_texts(container.get(key))) {
+            container.insert(key.to_owned(), rest.into());
+            close(container, key, notes);
+        }
+    }
+}
+
+/// Puts the account and its deprecated twin back where they are ours; another one is the user's new word.
+fn account(spec: &mut Map<String, Value>, record: Option<&Record>, original: &Original, ids: &[&str]) {
+    let ours = match record {
+        Some(record) => record.dedicated_account().into_iter().collect(),
+        None => ids.iter().map(|id| dedicated_name(id)).collect::<Vec<_>>(),
+    };
+    let is_ours = |value: Option<&Value>| {
+        value.and_then(Value::as_str).is_some_and(|name| ours.iter().any(|account| account == name))
+    };
+    let named = spec.get("serviceAccountName").cloned();
+    let new_word = named.filter(|name| !is_ours(Some(name)) && !is_empty(name));
+    if is_ours(spec.get("serviceAccountName")) {
+        put_back(spec, "serviceAccountName", original.service_account_name.as_ref(), original);
+    }
+    if is_ours(spec.get("serviceAccount")) {
+        let new_word = new_word.as_ref().and_then(Value::as_str).map(str::to_owned);
+        let twin = new_word.or_else(|| original.service_account.clone());
+        put_back(spec, "serviceAccount", twin.as_ref().or(original.service_account_name.as_ref()), original);
+    }
+}
+
+fn put_back(spec: &mut Map<String, Value>, key: &str, name: Option<&String>, original: &Original) {
+    match name {
+        Some(name) if !original.empty.contains_key(key) => {
+            spec.insert(key.to_owned(), name.clone().into());
+        }
+        _ => clear(spec, key, &original.empty),
+    }
+}
+
+fn metadata(template: &mut Value, recorded: bool, original: &Original, ids: &[&str]) {
+    let list = annotation(template, parts::SAFE_TO_EVICT).map(str::to_owned);
+    let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let before = metadata.clone();
+    if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+        annotations.shift_remove(names::INJECTED);
+        if let Some(list) = list {
+            let before = original.safe_to_evict_local_volumes.clone();
+            let now = if recorded && list == parts::with_our_volume(before.as_deref()) {
+                before
+            } else {
+                parts::without_our_volume(&list)
+            };
+            match now {
+                Some(now) => annotations.insert(parts::SAFE_TO_EVICT.to_owned(), now.into()),
+                None => annotations.shift_remove(parts::SAFE_TO_EVICT),
+            };
+        }
+    }
+    if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut)
+        && labels.get(names::ID).and_then(Value::as_str).is_some_and(|id| ids.contains(&id))
+    {
+        labels.shift_remove(names::ID);
+    }
+    for key in ["annotations", "labels"] {
+        if metadata.get(key) != before.get(key) {
+            close(metadata, key, &original.empty);
+        }
+    }
+    if *metadata != before
+        && let Some(template) = template.as_object_mut()
+    {
+        close(template, "metadata", &original.empty);
+    }
+}
+
+/// The template with the same meaning for the API server: two that are equal in this form are stored as the same object.
+pub(super) fn canonical(template: &Value) -> Value {
+    let mut template = template.clone();
+    let nothing = Map::new();
+    if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
+        for key in ["initContainers", "volumes", "serviceAccountName", "serviceAccount"] {
+            close(spec, key, &nothing);
+        }
+        // The API server fills the twin in and lets the new field win.
+        if let Some(twin) = spec.shift_remove("serviceAccount") {
+            spec.entry("serviceAccountName").or_insert(twin);
+        }
+    }
+    for container in containers_mut(&mut template) {
+        let Some(container) = container.as_object_mut() else { continue };
+        for key in ["env", "volumeMounts", "command", "args"] {
+            close(container, key, &nothing);
+        }
+    }
+    if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
+        for key in ["annotations", "labels", "creationTimestamp"] {
+            close(metadata, key, &nothing);
+        }
+    }
+    if let Some(template) = template.as_object_mut() {
+        close(template, "metadata", &nothing);
+    }
+    template
+}

@@ -1,0 +1,265 @@
+//! Annotations: what a workload asks for, with every key and value checked.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use leader_agent::{
+    id::LeaderId,
+    names::{self, DEFAULT_LEASE_SECONDS},
+    timing::{Timing, parse_duration},
+};
+use serde_json::Value;
+
+use super::{Refusal, json::text, record::AccountMode};
+
+pub(super) const CONTAINER: &str = "leader.io/container";
+pub(super) const COMMAND: &str = "leader.io/command";
+pub(super) const SERVICE_ACCOUNT: &str = "leader.io/service-account";
+const LEASE_DURATION: &str = "leader.io/lease-duration";
+const STOP_GRACE: &str = "leader.io/stop-grace";
+const MODE: &str = "leader.io/mode";
+
+/// Keys that a workload may carry.
+const KNOWN: [&str; 7] = [names::ID, CONTAINER, COMMAND, LEASE_DURATION, STOP_GRACE, SERVICE_ACCOUNT, MODE];
+/// Keys that mean something on a workload, but not to this version.
+const LATER: [&str; 5] = [
+    "leader.io/port",
+    "leader.io/status-file",
+    "leader.io/follow",
+    "leader.io/prefer",
+    "leader.io/unhealthy-step-down",
+];
+/// Keys that belong elsewhere.
+const ELSEWHERE: [(&str, &str); 9] = [
+    (names::INJECTED, "it is written by the webhook, on the pod template; remove it"),
+    ("leader.io/leader-only", "put it on a Service"),
+    (names::HOLD, ON_A_LEASE),
+    (names::ADOPT, ON_A_LEASE),
+    ("leader.io/transfer-to", ON_A_LEASE),
+    ("leader.io/step-down", ON_A_LEASE),
+    (names::TURNING_ON, WRITTEN_BY_US),
+    (names::RELEASED, WRITTEN_BY_US),
+    ("leader.io/slices", WRITTEN_BY_US),
+];
+const ON_A_LEASE: &str = "put it on the Lease";
+const WRITTEN_BY_US: &str = "it is written by leader itself, on the Lease; remove it";
+
+/// The container that `kubectl logs` and `kubectl exec` take, on a pod template.
+pub(super) const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+
+/// What a workload asks for.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub id: LeaderId,
+    pub container: Option<String>,
+    pub command: Option<Vec<String>>,
+    /// L as written, or the default.
+    pub lease_duration: String,
+    pub stop_grace: Option<String>,
+    pub account: Option<AccountMode>,
+    /// The options as written, by key without prefix; what says the default is left out.
+    pub written: BTreeMap<String, String>,
+    lease: Duration,
+    grace: Option<Duration>,
+}
+
+/// Our annotations on a workload.
+#[derive(Clone, Debug)]
+pub(super) enum Asked {
+    /// The id is there.
+    Election(Box<Options>),
+    /// The id is not there; the keys that were left behind.
+    Nothing(Vec<String>),
+}
+
+/// Reads the annotations of `object`, which is of this `kind`.
+pub(super) fn read(object: &Value, kind: &str) -> Result<Asked, Refusal> {
+    let mut ours = BTreeMap::new();
+    let annotations = object.pointer("/metadata/annotations").and_then(Value::as_object);
+    for (key, value) in annotations.into_iter().flatten().filter(|(key, _)| key.starts_with(names::PREFIX)) {
+        known(key, kind)?;
+        let Some(value) = value.as_str() else {
+            return Err(Refusal::Malformed {
+                path: format!("metadata.annotations[{key}]"),
+                expected: "a text: put it in quotes",
+            });
+        };
+        ours.insert(key.as_str(), value);
+    }
+    let Some(id) = ours.get(names::ID) else {
+        return Ok(Asked::Nothing(ours.into_keys().map(str::to_owned).collect()));
+    };
+    if let Some(key) = ours.keys().find(|key| LATER.contains(*key)) {
+        return Err(Refusal::NotSupportedYet { what: (*key).to_owned() });
+    }
+    let id: LeaderId = id.parse()?;
+    mode(ours.get(MODE).copied())?;
+    let (lease_duration, lease) = match ours.get(LEASE_DURATION) {
+        Some(text) => ((*text).to_owned(), duration(LEASE_DURATION, text)?),
+        None => (format!("{DEFAULT_LEASE_SECONDS}s"), Duration::from_secs(DEFAULT_LEASE_SECONDS)),
+    };
+    let grace = ours.get(STOP_GRACE).map(|text| duration(STOP_GRACE, text)).transpose()?;
+    Ok(Asked::Election(Box::new(Options {
+        id,
+        container: ours.get(CONTAINER).map(|&name| name.to_owned()),
+        command: ours.get(COMMAND).map(|text| command(text)).transpose()?,
+        lease_duration,
+        stop_grace: ours.get(STOP_GRACE).map(|&text| text.to_owned()),
+        account: ours.get(SERVICE_ACCOUNT).map(|text| account(text)).transpose()?,
+        written: ours
+            .into_iter()
+            .filter(|&(key, _)| key != names::ID && key != MODE)
+            .map(|(key, value)| (key.trim_start_matches(names::PREFIX).to_owned(), value.to_owned()))
+            .collect(),
+        lease,
+        grace,
+    })))
+}
+
+impl Options {
+    /// Checks that the durations fit together in this container of this pod template.
+    pub(super) fn check_timing(&self, pod_spec: &Value, container: &Value) -> Result<(), Refusal> {
+        let starved = [pod_spec, container].into_iter().any(|holder| {
+            holder.pointer("/resources/limits/cpu").is_some_and(|limit| cores(limit).is_none_or(|cores| cores < 1.0))
+        });
+        let keys = match (self.written.contains_key("lease-duration"), self.grace) {
+            (true, Some(_)) => "leader.io/lease-duration and leader.io/stop-grace",
+            (false, Some(_)) => STOP_GRACE,
+            (_, None) => LEASE_DURATION,
+        };
+        Timing::new(self.lease, self.grace, starved).map(drop).map_err(|error| Refusal::Timing { keys, error })
+    }
+}
+
+/// Refuses a key of ours that a workload of this kind cannot carry.
+fn known(key: &str, kind: &str) -> Result<(), Refusal> {
+    if KNOWN.contains(&key) || LATER.contains(&key) {
+        return Ok(());
+    }
+    if let Some(&(_, instead)) = ELSEWHERE.iter().find(|(other, _)| *other == key) {
+        return Err(Refusal::Misplaced { key: key.to_owned(), kind: kind.to_owned(), instead });
+    }
+    let lower = key.to_lowercase();
+    let nearest = KNOWN
+        .into_iter()
+        .chain(LATER)
+        .map(|known| (strsim::damerau_levenshtein(&lower, known), known))
+        .min_by_key(|&(distance, _)| distance)
+        // More than a third of the word changed is another word.
+        .filter(|&(distance, known)| distance * 3 <= known.len() - names::PREFIX.len())
+        .map(|(_, known)| known);
+    Err(Refusal::UnknownKey { key: shorten(key), nearest, known: KNOWN.to_vec() })
+}
+
+fn mode(value: Option<&str>) -> Result<(), Refusal> {
+    match value {
+        None | Some("run") => Ok(()),
+        Some(later @ ("observe" | "ready")) => Err(Refusal::NotSupportedYet { what: format!("{MODE}: {later}") }),
+        Some(other) => Err(wrong(MODE, other, "`run`, `observe` or `ready`".to_owned())),
+    }
+}
+
+fn account(value: &str) -> Result<AccountMode, Refusal> {
+    match value {
+        "dedicated" => Ok(AccountMode::Dedicated),
+        "keep" => Ok(AccountMode::Keep),
+        other => Err(wrong(SERVICE_ACCOUNT, other, "`dedicated` or `keep`".to_owned())),
+    }
+}
+
+fn command(value: &str) -> Result<Vec<String>, Refusal> {
+    let example = "a JSON list of texts, e.g. [\"/app\", \"serve\"]";
+    let words: Vec<String> =
+        serde_json::from_str(value).map_err(|error| wrong(COMMAND, value, format!("{example}: {error}")))?;
+    match words.first() {
+        Some(program) if !program.is_empty() => Ok(words),
+        _ => Err(wrong(COMMAND, value, format!("{example}: the program is missing"))),
+    }
+}
+
+fn duration(key: &'static str, text: &str) -> Result<Duration, Refusal> {
+    parse_duration(text).map_err(|error| Refusal::Timing { keys: key, error })
+}
+
+fn wrong(key: &'static str, value: &str, expected: String) -> Refusal {
+    Refusal::Value { key, value: shorten(value), expected }
+}
+
+/// Cuts a value that would fill the screen.
+fn shorten(value: &str) -> String {
+    const SHOWN: usize = 80;
+    if value.chars().count() <= SHOWN {
+        value.to_owned()
+    } else {
+        value.chars().take(SHOWN).collect::<String>() + "..."
+    }
+}
+
+/// A quantity of CPU in cores; `None` when it cannot be read.
+fn cores(quantity: &Value) -> Option<f64> {
+    let text = match quantity {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    let (number, factor) = match text.char_indices().last()? {
+        (at, 'n') => (&text[..at], 1e-9),
+        (at, 'u') => (&text[..at], 1e-6),
+        (at, 'm') => (&text[..at], 1e-3),
+        (at, 'k') => (&text[..at], 1e3),
+        _ => (text.as_str(), 1.0),
+    };
+    number.parse::<f64>().ok().filter(|number| number.is_finite()).map(|number| number * factor)
+}
+
+/// The container that is wrapped: the one asked for, kubectl's default, or the first.
+pub(super) fn container<'a>(options: &Options, template: &'a Value) -> Result<Chosen<'a>, Refusal> {
+    let all = super::json::containers(template);
+    let named = |name: &str| all.iter().position(|container| text(container, "name") == Some(name));
+    let index = match &options.container {
+        Some(name) => named(name).ok_or_else(|| Refusal::NoSuchContainer {
+            name: shorten(name),
+            existing: all.iter().filter_map(|container| text(container, "name")).map(str::to_owned).collect(),
+        })?,
+        None => super::json::annotation(template, DEFAULT_CONTAINER).and_then(named).unwrap_or(0),
+    };
+    let container = all.get(index).ok_or_else(|| Refusal::Malformed {
+        path: "spec.template.spec.containers".to_owned(),
+        expected: "a list with at least one container",
+    })?;
+    Ok(Chosen { index, name: text(container, "name").unwrap_or_default(), container })
+}
+
+/// The container that is wrapped.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chosen<'a> {
+    pub index: usize,
+    pub name: &'a str,
+    pub container: &'a Value,
+}
+
+impl Chosen<'_> {
+    /// Where it stands.
+    pub(super) fn path(&self) -> String {
+        format!("spec.template.spec.containers[{}]", self.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn quantities_of_cpu_are_read_in_cores() {
+        for (text, expected) in
+            [(json!("100m"), 0.1), (json!("1"), 1.0), (json!(2), 2.0), (json!("0.5"), 0.5), (json!("1e3m"), 1.0)]
+        {
+            let read = cores(&text).unwrap();
+            assert!((read - expected).abs() < 1e-9, "{text} {read}");
+        }
+        for text in [json!("much"), json!(""), json!(null), json!("NaN")] {
+            assert_eq!(cores(&text), None, "{text}");
+        }
+    }
+}

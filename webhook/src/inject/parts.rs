@@ -1,0 +1,186 @@
+//! What injection puts into a pod template, and how each part is known again.
+//!
+//! A part is known by its name and by the one field that makes it ours, never by equality: the API server fills in
+//! defaults, and `kubectl set image '*=...'` changes the image of our init container too. A part whose name is ours and
+//! whose content is not is the user's, and a collision.
+
+use leader_agent::names::{self, env};
+use serde_json::{Map, Value, json};
+
+/// The cluster autoscaler's list of local volumes that do not keep a node from being removed.
+pub(super) const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
+/// What stands before the entry point in a wrapped command.
+pub(super) const WRAPPER: [&str; 3] = [names::AGENT_PATH, "run", "--"];
+/// Resources that quota, `LimitRange` and quality of service look at in an init container.
+const RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+
+/// The init container that copies the agent, with the wrapped container's `resources`.
+pub(super) fn init_container(image: &str, wrapped: &Value) -> Value {
+    let mut container = json!({
+        "name": names::INIT_CONTAINER,
+        "image": image,
+        "command": [names::AGENT_IMAGE_PATH, "install", names::MOUNT_PATH],
+    });
+    let resources = resources(wrapped);
+    if !resources.is_empty() {
+        container["resources"] = Value::Object(resources);
+    }
+    container["securityContext"] = json!({
+        "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": true,
+        "runAsGroup": 65532,
+        "runAsNonRoot": true,
+        "runAsUser": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    });
+    container["volumeMounts"] = json!([{"name": names::VOLUME, "mountPath": names::MOUNT_PATH}]);
+    container
+}
+
+/// Requests and limits that the init container takes over, so that the pod's sum, ratio and quality of service stay as they were.
+pub(super) fn resources(container: &Value) -> Map<String, Value> {
+    let mut taken = Map::new();
+    for kind in ["limits", "requests"] {
+        let Some(all) = container.pointer(&format!("/resources/{kind}")).and_then(Value::as_object) else { continue };
+        let some: Map<String, Value> = RESOURCES
+            .iter()
+            .filter_map(|&name| all.get(name).map(|quantity| (name.to_owned(), quantity.clone())))
+            .collect();
+        if !some.is_empty() {
+            taken.insert(kind.to_owned(), Value::Object(some));
+        }
+    }
+    taken
+}
+
+pub(super) fn volumes() -> [Value; 2] {
+    [
+        json!({"name": names::VOLUME, "emptyDir": {}}),
+        json!({"name": names::TOKEN_VOLUME, "projected": {
+            // Readable for whatever user the app runs as: 0400 would be root's alone when the containers differ in their users.
+            "defaultMode": 0o644,
+            "sources": [
+                {"serviceAccountToken": {"expirationSeconds": names::TOKEN_SECONDS, "path": "token"}},
+                {"configMap": {"items": [{"key": "ca.crt", "path": "ca.crt"}], "name": "kube-root-ca.crt"}},
+                {"downwardAPI": {"items": [{
+                    "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}, "path": "namespace",
+                }]}},
+            ],
+        }}),
+    ]
+}
+
+pub(super) fn mounts() -> [Value; 2] {
+    [
+        json!({"name": names::VOLUME, "mountPath": names::MOUNT_PATH}),
+        json!({"name": names::TOKEN_VOLUME, "mountPath": names::TOKEN_PATH, "readOnly": true}),
+    ]
+}
+
+pub(super) fn environment(container: &str) -> Vec<Value> {
+    env::INJECTED
+        .iter()
+        .map(|&name| match field_path(name) {
+            Some(path) => json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}),
+            None => json!({"name": name, "value": plain_value(name, container)}),
+        })
+        .collect()
+}
+
+/// The field of the pod that an injected variable shows.
+fn field_path(name: &str) -> Option<String> {
+    Some(match name {
+        env::POD_NAME => "metadata.name".to_owned(),
+        env::POD_UID => "metadata.uid".to_owned(),
+        env::NAMESPACE => "metadata.namespace".to_owned(),
+        env::RECORD => format!("metadata.annotations['{}']", names::INJECTED),
+        _ => return None,
+    })
+}
+
+fn plain_value<'a>(name: &str, container: &'a str) -> &'a str {
+    match name {
+        env::STATE_DIR => names::MOUNT_PATH,
+        env::CREDENTIALS_DIR => names::TOKEN_PATH,
+        // The only other plain one is CONTAINER.
+        _ => container,
+    }
+}
+
+pub(super) fn is_init_container(item: &Value) -> bool {
+    item["name"] == names::INIT_CONTAINER && item["command"][0] == names::AGENT_IMAGE_PATH
+}
+
+pub(super) fn is_volume(item: &Value) -> bool {
+    let source = match item["name"].as_str() {
+        Some(names::VOLUME) => "emptyDir",
+        Some(names::TOKEN_VOLUME) => "projected",
+        _ => return false,
+    };
+    // Two sources in one volume are a merge of ours and the user's.
+    item.as_object().is_some_and(|volume| volume.keys().all(|key| key == "name" || key == source))
+}
+
+pub(super) fn is_mount(item: &Value) -> bool {
+    match item["name"].as_str() {
+        Some(names::VOLUME) => item["mountPath"] == names::MOUNT_PATH,
+        Some(names::TOKEN_VOLUME) => item["mountPath"] == names::TOKEN_PATH,
+        _ => false,
+    }
+}
+
+/// Whether an item of `env` is ours, in a container that has, or had when it was wrapped, one of these names.
+pub(super) fn is_variable(item: &Value, containers: &[&str]) -> bool {
+    let Some(name) = item["name"].as_str().filter(|name| env::INJECTED.contains(name)) else { return false };
+    match field_path(name) {
+        // A `value` beside it is the user's, merged field by field.
+        Some(path) => item["valueFrom"]["fieldRef"]["fieldPath"] == path.as_str() && item.get("value").is_none(),
+        None => {
+            item.get("valueFrom").is_none()
+                && containers.iter().any(|&container| item["value"] == plain_value(name, container))
+        }
+    }
+}
+
+/// The command that runs `entry` under the agent.
+pub(super) fn wrap(entry: &[String]) -> Vec<String> {
+    WRAPPER.iter().map(|&word| word.to_owned()).chain(entry.iter().cloned()).collect()
+}
+
+/// Takes the wrapper out of a command, also one that another program was put in front of; `None` when it is not there.
+pub(super) fn unwrap(command: &[String]) -> Option<Vec<String>> {
+    let mut rest = command.to_vec();
+    while let Some(at) = rest.windows(WRAPPER.len()).position(|words| words == WRAPPER) {
+        rest.drain(at..at + WRAPPER.len());
+    }
+    (rest.len() != command.len()).then_some(rest)
+}
+
+/// Writes an image's entry point so that the kubelet, which expands `$(NAME)` in a `command` but not in an image's
+/// configuration, hands it on as it is: `$$` becomes `$` (kubernetes `third_party/forked/golang/expansion`).
+pub(super) fn escape(word: &str) -> String {
+    word.replace('$', "$$")
+}
+
+/// The autoscaler's list with our volume in it.
+pub(super) fn with_our_volume(list: Option<&str>) -> String {
+    match list {
+        Some(list) if has_our_volume(list) => list.to_owned(),
+        Some(list) if !list.trim().is_empty() => format!("{list},{}", names::VOLUME),
+        _ => names::VOLUME.to_owned(),
+    }
+}
+
+fn has_our_volume(list: &str) -> bool {
+    list.split(',').any(|name| name.trim() == names::VOLUME)
+}
+
+/// A list that the user changed, without our volume; `None` when nothing else was in it.
+pub(super) fn without_our_volume(list: &str) -> Option<String> {
+    if !has_our_volume(list) {
+        return Some(list.to_owned());
+    }
+    let names: Vec<&str> = list.split(',').filter(|name| name.trim() != names::VOLUME).collect();
+    Some(names.join(",")).filter(|list| !list.trim().is_empty())
+}

@@ -1,0 +1,165 @@
+//! The record: what an injection remembers, JSON in an annotation of the pod template.
+//!
+//! The agent reads `version`, `id`, `container`, `leaseDuration` and `stopGrace`; the rest is what ejecting needs. It only
+//! grows: fields that this version does not know are kept.
+
+use std::collections::BTreeMap;
+
+use leader_agent::{id::LeaderId, names};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Refusal;
+
+/// The version of the record that this program writes.
+const VERSION: u32 = 1;
+/// The longest record, in bytes. The agent gets it as an environment string, and Linux takes at most 128 KiB of those
+/// (`MAX_ARG_STRLEN`, execve(2)).
+pub(super) const LIMIT: usize = 100_000;
+
+/// What an injection remembers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Record {
+    version: u32,
+    /// The id, a valid one.
+    pub id: String,
+    /// The wrapped container.
+    pub container: String,
+    /// L as the user or the default gave it, e.g. `15s`.
+    pub lease_duration: String,
+    /// The stop grace that the user gave; the agent knows the default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_grace: Option<String>,
+    /// Whose service account the pods use.
+    pub service_account: AccountMode,
+    /// The entry point, as it stands in the container's command after `--`.
+    pub command: Vec<String>,
+    /// The wrapped container's image at the time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The image of the agent at the time.
+    pub agent_image: String,
+    /// The options as the user wrote them, by key without prefix.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// What stood in the places that injection changed.
+    #[serde(default)]
+    pub original: Original,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+/// Whose service account the pods use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum AccountMode {
+    /// `leader-<id>`.
+    Dedicated,
+    /// The template's own, or `default`.
+    Keep,
+}
+
+/// What stood in the places that injection changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Original {
+    /// The container set `command` itself, to what [`Record::command`] says.
+    pub sets_command: bool,
+    /// The account that the template named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+    /// The deprecated twin, where it named another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_account: Option<String>,
+    /// The cluster autoscaler's list of volumes that may be evicted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub safe_to_evict_local_volumes: Option<String>,
+    /// Fields that were present and empty (`[]`, `{}`, `""`, null): the API server drops those, files have them.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub empty: Map<String, Value>,
+    /// Fields of a newer version.
+    #[serde(flatten)]
+    pub rest: Map<String, Value>,
+}
+
+/// What an injection is made of, and with it most of its record.
+#[derive(Clone, Debug)]
+pub(super) struct Injection {
+    pub id: LeaderId,
+    pub container: String,
+    pub lease_duration: String,
+    pub stop_grace: Option<String>,
+    pub account: AccountMode,
+    pub entry: Vec<String>,
+    pub sets_command: bool,
+    pub agent_image: String,
+    pub options: BTreeMap<String, String>,
+    pub rest: Map<String, Value>,
+}
+
+impl Injection {
+    /// The record of this injection into a container of `image`.
+    pub(super) fn record(self, image: Option<String>, mut original: Original) -> Record {
+        original.sets_command = self.sets_command;
+        Record {
+            version: VERSION,
+            id: self.id.to_string(),
+            container: self.container,
+            lease_duration: self.lease_duration,
+            stop_grace: self.stop_grace,
+            service_account: self.account,
+            command: self.entry,
+            image,
+            agent_image: self.agent_image,
+            options: self.options,
+            original,
+            rest: self.rest,
+        }
+    }
+}
+
+impl Record {
+    /// The record that a pod template carries; `Err` says why the annotation is not one.
+    pub(super) fn of(template: &Value) -> Result<Option<Self>, String> {
+        let Some(annotation) = template.pointer("/metadata/annotations").and_then(|all| all.get(names::INJECTED))
+        else {
+            return Ok(None);
+        };
+        let text = annotation.as_str().ok_or("it is not a text")?;
+        let record: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if record.version == 0 {
+            return Err("its version is 0".to_owned());
+        }
+        record.id.parse::<LeaderId>().map_err(|error| error.to_string())?;
+        Ok(Some(record))
+    }
+
+    /// The value of the annotation; the same record gives the same bytes.
+    pub(super) fn to_annotation(&self) -> Result<String, Refusal> {
+        // A record holds texts, numbers and JSON values only, which cannot fail to serialise; `Value` never does.
+        let text = serde_json::to_value(self).map(|value| value.to_string()).unwrap_or_default();
+        if text.len() > LIMIT {
+            return Err(Refusal::RecordTooLarge { size: text.len(), limit: LIMIT, container: self.container.clone() });
+        }
+        Ok(text)
+    }
+
+    /// Whether whose account the pods use was decided by injection: nobody had asked for one or named one.
+    pub(super) fn decided_account(&self) -> bool {
+        !self.options.contains_key("service-account")
+            && self.original.service_account_name.is_none()
+            && self.original.service_account.is_none()
+    }
+
+    /// The account of a dedicated injection.
+    pub(super) fn dedicated_account(&self) -> Option<String> {
+        (self.service_account == AccountMode::Dedicated).then(|| dedicated_name(&self.id))
+    }
+}
+
+/// The name of the service account that is made for an id.
+pub(super) fn dedicated_name(id: &str) -> String {
+    format!("leader-{id}")
+}

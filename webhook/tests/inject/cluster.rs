@@ -1,0 +1,113 @@
+//! What the API server does to a Deployment around a review: it fills in defaults and drops what is empty.
+
+use serde_json::{Map, Value, json};
+
+/// The object as the API server would hand it to a webhook, or store it.
+pub(crate) fn defaulted(object: &Value) -> Value {
+    let mut object = without_nulls(object);
+    let spec = fields(&mut object["spec"]);
+    default(spec, "progressDeadlineSeconds", json!(600));
+    default(spec, "revisionHistoryLimit", json!(10));
+    default(
+        spec,
+        "strategy",
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}),
+    );
+    let template = fields(&mut object["spec"]["template"]);
+    let metadata = template.entry("metadata").or_insert(json!({}));
+    drop_empty(fields(metadata), &["annotations", "labels"]);
+    pod_spec(fields(&mut template["spec"]));
+    object
+}
+
+fn pod_spec(spec: &mut Map<String, Value>) {
+    drop_empty(spec, &["initContainers", "volumes", "serviceAccountName", "serviceAccount"]);
+    // The conversion through the internal type lets the new field win and fills its deprecated twin in.
+    if let Some(account) = spec.get("serviceAccountName").or(spec.get("serviceAccount")).cloned() {
+        spec.insert("serviceAccountName".to_owned(), account.clone());
+        spec.insert("serviceAccount".to_owned(), account);
+    }
+    default(spec, "restartPolicy", json!("Always"));
+    default(spec, "terminationGracePeriodSeconds", json!(30));
+    default(spec, "dnsPolicy", json!("ClusterFirst"));
+    default(spec, "schedulerName", json!("default-scheduler"));
+    default(spec, "securityContext", json!({}));
+    for volume in list(spec, "volumes") {
+        let volume = fields(volume);
+        if volume.len() == 1 {
+            volume.insert("emptyDir".to_owned(), json!({}));
+        }
+        if let Some(projected) = volume.get_mut("projected") {
+            default(fields(projected), "defaultMode", json!(0o644));
+            for source in list(fields(projected), "sources") {
+                if let Some(Value::Object(token)) = source.get_mut("serviceAccountToken") {
+                    default(token, "expirationSeconds", json!(3600));
+                }
+            }
+        }
+    }
+    for key in ["initContainers", "containers"] {
+        for container in list(spec, key) {
+            container_defaults(fields(container));
+        }
+    }
+}
+
+fn container_defaults(container: &mut Map<String, Value>) {
+    drop_empty(container, &["command", "args", "env", "volumeMounts"]);
+    default(container, "terminationMessagePath", json!("/dev/termination-log"));
+    default(container, "terminationMessagePolicy", json!("File"));
+    default(container, "imagePullPolicy", json!("IfNotPresent"));
+    let resources = container.entry("resources").or_insert(json!({}));
+    drop_empty(fields(resources), &["limits", "requests"]);
+    if let Some(limits) = resources.get("limits").and_then(Value::as_object).cloned() {
+        for (name, quantity) in limits {
+            let requests = fields(resources).entry("requests").or_insert(json!({}));
+            default(fields(requests), &name, quantity);
+        }
+    }
+    for variable in list(container, "env") {
+        if let Some(Value::Object(field)) = variable.pointer_mut("/valueFrom/fieldRef") {
+            default(field, "apiVersion", json!("v1"));
+        }
+    }
+    for port in list(container, "ports") {
+        default(fields(port), "protocol", json!("TCP"));
+    }
+}
+
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        Value::Object(map) => Value::Object(
+            map.iter()
+                .filter(|(_, value)| !value.is_null())
+                .map(|(key, value)| (key.clone(), without_nulls(value)))
+                .collect(),
+        ),
+        other => other.clone(),
+    }
+}
+
+fn fields(value: &mut Value) -> &mut Map<String, Value> {
+    value.as_object_mut().unwrap()
+}
+
+fn list<'a>(parent: &'a mut Map<String, Value>, key: &str) -> &'a mut [Value] {
+    parent.get_mut(key).and_then(Value::as_array_mut).map_or(&mut [], Vec::as_mut_slice)
+}
+
+fn default(parent: &mut Map<String, Value>, key: &str, value: Value) {
+    parent.entry(key).or_insert(value);
+}
+
+fn drop_empty(parent: &mut Map<String, Value>, keys: &[&str]) {
+    for key in keys {
+        let empty = |value: &Value| {
+            matches!(value, Value::Null) || *value == json!([]) || *value == json!({}) || *value == json!("")
+        };
+        if parent.get(*key).is_some_and(empty) {
+            parent.shift_remove(*key);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! Injection against what users write and what the API server makes of it.
+
+mod cluster;
+mod properties;
+mod refusals;
+mod snapshots;
+mod templates;
+mod writes;
+
+use leader_webhook::inject::{Defaults, Facts, Outcome, Refusal, workload};
+use serde_json::{Value, json};
+
+const AGENT_IMAGE: &str = "ghcr.io/leader-io/leader-agent:0.1.0";
+
+/// The webhook's decision about one review.
+fn review(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
+    workload(object, old, &Defaults { agent_image: AGENT_IMAGE.to_owned() }, &Facts::default())
+}
+
+/// The same after an upgrade of the webhook.
+fn upgraded(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
+    let facts = Facts { default_account_in_use: true };
+    workload(object, old, &Defaults { agent_image: "ghcr.io/leader-io/leader-agent:9.9.9".to_owned() }, &facts)
+}
+
+/// What the webhook answers when nothing is live.
+fn inject(object: &Value) -> Value {
+    review(object, None).unwrap().object
+}
+
+/// A Deployment of this pod template with this annotation of ours, or none.
+fn deployment(template: &Value, id: Option<&str>) -> Value {
+    let mut object = json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "billing", "namespace": "shop", "annotations": {"team": "payments"}},
+        "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "billing"}}, "template": template},
+    });
+    if let Some(id) = id {
+        object["metadata"]["annotations"]["leader.io/id"] = id.into();
+    }
+    object
+}
+
+/// The same workload after `kubectl annotate ... leader.io/id-`.
+fn without_id(object: &Value) -> Value {
+    let mut object = object.clone();
+    object["metadata"]["annotations"].as_object_mut().unwrap().shift_remove("leader.io/id");
+    object
+}
+
+fn template(object: &Value) -> &Value {
+    &object["spec"]["template"]
+}
+
+fn record(object: &Value) -> Value {
+    let text = template(object)["metadata"]["annotations"]["leader.io/injected"].as_str().unwrap();
+    serde_json::from_str(text).unwrap()
+}
+
+/// How often the agent stands in the template, in front of a program.
+fn wrappers(object: &Value) -> usize {
+    let containers = template(object)["spec"]["containers"].as_array().unwrap();
+    let words = |container: &Value| {
+        ["command", "args"]
+            .into_iter()
+            .flat_map(|key| container[key].as_array().cloned().unwrap_or_default())
+            .filter(|word| word == "/leader/agent")
+            .count()
+    };
+    containers.iter().map(words).sum()
+}
