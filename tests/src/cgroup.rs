@@ -131,8 +131,9 @@ impl ControlGroup {
 /// # Errors
 /// When the mounts cannot be read.
 pub fn hierarchies() -> Result<Vec<PathBuf>> {
-    let mut roots: Vec<_> =
-        mounts::all()?.into_iter().filter(|mount| mount.kind.starts_with("cgroup")).map(|mount| mount.point).collect();
+    let is_hierarchy =
+        |mount: &mounts::Mount| mount.kind.starts_with("cgroup") && mount.point.starts_with("/sys/fs/cgroup");
+    let mut roots: Vec<_> = mounts::all()?.into_iter().filter(is_hierarchy).map(|mount| mount.point).collect();
     roots.dedup();
     Ok(roots)
 }

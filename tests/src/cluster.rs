@@ -153,6 +153,7 @@ impl Cluster {
         })?;
         state.mark_ready()?;
         say(format!("cluster `{name}` is up after {:.1} s", started.elapsed().as_secs_f32()));
+        say(format!("look around with: cargo xtask cluster kubectl --name {name} -- get pods --all-namespaces"));
         Ok(cluster)
     }
 
