@@ -2,6 +2,8 @@
 
 mod cluster;
 mod images;
+mod install;
+mod overlay;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -21,12 +23,15 @@ enum Task {
     Cluster(cluster::Task),
     /// Builds the container images and pushes them to the test cluster's registry.
     Images(images::Options),
+    /// Installs leader in the test cluster, with the images that were pushed last.
+    Install(cluster::Name),
 }
 
 fn main() -> ExitCode {
     let result: Result<()> = match Arguments::parse().task {
         Task::Cluster(task) => cluster::run(task),
         Task::Images(options) => images::run(&options),
+        Task::Install(name) => install::run(&name),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,7 +18,8 @@ pub(super) fn key<'a>(checkout: &Path, roots: impl Iterator<Item = &'a str>, bui
 
 /// The digest as far as it is needed to tell contents apart.
 pub(super) fn short(hash: Sha256) -> String {
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let number = hash.finalize().iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+    format!("{number:016x}")
 }
 
 /// Adds a part; its length keeps the border between two parts from moving.
