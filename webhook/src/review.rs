@@ -9,7 +9,7 @@ use kube::core::{
 use leader_agent::names;
 use serde_json::Value;
 
-use crate::inject::Outcome;
+use crate::inject::{self, Outcome};
 
 /// What the API server asked.
 #[derive(Debug)]
@@ -181,7 +181,7 @@ impl Review {
         }
         let mut response = AdmissionResponse::from(&self.request);
         if outcome.object != *arrived {
-            response = match response.with_patch(json_patch::diff(arrived, &outcome.object)) {
+            response = match response.with_patch(inject::patch(arrived, &outcome.object)) {
                 Ok(response) => response,
                 Err(error) => return self.refuse(&format!("internal error: {error}; please report this")),
             };
