@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn success_is_returned_when_it_comes() {
         let mut looks = 0;
-        let answer = until("the third look", Duration::from_secs(60), || {
+        let answer = until("the third look", Duration::from_mins(1), || {
             looks += 1;
             if looks == 3 { Ok("there") } else { bail!("look {looks}") }
         });
@@ -71,7 +71,7 @@ mod tests {
     #[test]
     fn what_has_become_impossible_is_not_waited_for() {
         let never = || -> Result<()> { bail!("not yet") };
-        let error = until_while("it", Duration::from_secs(60), || bail!("it ended"), never).unwrap_err();
+        let error = until_while("it", Duration::from_mins(1), || bail!("it ended"), never).unwrap_err();
         assert_eq!(error.to_string(), "it ended");
     }
 }
