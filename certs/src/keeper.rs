@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How long it sleeps at most, whatever the watches say: a clock that was set is noticed after this.
-const INTERVAL: Duration = Duration::from_secs(60);
+const INTERVAL: Duration = Duration::from_mins(1);
 /// The pause after a round that failed.
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest round: a few requests of which each takes milliseconds.
@@ -68,6 +68,17 @@ impl State {
     }
 }
 
+/// Why a keeper could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// No authority could be made.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// No certificate could be made.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+}
+
 /// Why a round failed.
 #[derive(Debug, thiserror::Error)]
 enum RoundError {
@@ -101,12 +112,22 @@ pub struct Keeper {
     leaf: Option<Leaf>,
     /// Whether the bundle, when it was last read, had the authority. A read that fails proves nothing and changes nothing.
     trusted: bool,
+    /// Why the last round failed, so that it is said once.
+    complaint: String,
 }
 
 impl Keeper {
     /// A keeper, the certificates it will show, and its state.
-    pub fn new(client: Client, settings: Settings) -> (Self, Arc<Resolver>, watch::Receiver<State>) {
-        let resolver = Arc::new(Resolver::default());
+    ///
+    /// Until the first round is done a certificate of nobody's is shown, with which probes can ask why.
+    pub fn new(
+        client: Client,
+        settings: Settings,
+        now: Timestamp,
+    ) -> Result<(Self, Arc<Resolver>, watch::Receiver<State>), KeeperError> {
+        let nobody = Authority::generate(now)?;
+        let placeholder = Leaf::issue(&nobody, &settings.service.dns_names(), now)?;
+        let resolver = Arc::new(Resolver::new(placeholder.certified_key));
         let (state, receiver) = watch::channel(State::Untrusted("the certificate has not been made yet".to_owned()));
         let keeper = Self {
             secrets: Api::namespaced(client.clone(), &settings.service.namespace),
@@ -117,8 +138,9 @@ impl Keeper {
             authority: None,
             leaf: None,
             trusted: false,
+            complaint: String::new(),
         };
-        (keeper, resolver, receiver)
+        Ok((keeper, resolver, receiver))
     }
 
     /// Works until it is dropped.
@@ -141,11 +163,12 @@ impl Keeper {
         let round = tokio::time::timeout(ROUND, self.round(now)).await.unwrap_or(Err(RoundError::Timeout));
         let (pause, reason) = match round {
             Ok(()) => (INTERVAL, String::new()),
-            Err(error) => {
-                tracing::error!(%error, "the certificates could not be brought up to date; it is tried again");
-                (RETRY, error.to_string())
-            }
+            Err(error) => (RETRY, error.to_string()),
         };
+        if reason != self.complaint && !reason.is_empty() {
+            tracing::error!(reason, "the certificates could not be brought up to date; it is tried again every second");
+        }
+        self.complaint.clone_from(&reason);
         let next = match &self.leaf {
             Some(leaf) if self.trusted => State::Trusted { until: leaf.not_after },
             _ => State::Untrusted(reason),
@@ -178,7 +201,7 @@ impl Keeper {
         for _ in 0..RACES {
             let stored = self.secrets.get_opt(name).await.map_err(failed("reading"))?;
             let reason = match secret::decide(stored.as_ref(), now) {
-                secret::Decision::Use(authority) => return Ok(authority),
+                secret::Decision::Use(authority) => return Ok(*authority),
                 secret::Decision::Create => None,
                 secret::Decision::Replace(reason) => Some(reason),
             };
@@ -204,7 +227,7 @@ impl Keeper {
     /// Shows a new leaf where none is shown yet, or the one that is has grown old.
     fn renew(&mut self, now: Timestamp) -> Result<(), LeafError> {
         let Some(authority) = &self.authority else { return Ok(()) };
-        if self.leaf.as_ref().is_some_and(|leaf| now < leaf.renew_at) {
+        if self.leaf.as_ref().is_some_and(|leaf| !leaf.is_due(now)) {
             return Ok(());
         }
         let leaf = Leaf::issue(authority, &self.settings.service.dns_names(), now)?;

@@ -70,6 +70,11 @@ impl Leaf {
         let certified_key = CertifiedKey::from_der(vec![certificate], key, &ring::default_provider())?;
         Ok(Self { certified_key: Arc::new(certified_key), renew_at: after(now, RENEW_AFTER).min(not_after), not_after })
     }
+
+    /// Whether a new one should be shown from `now` on.
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        now >= self.renew_at
+    }
 }
 
 #[cfg(test)]
@@ -113,6 +118,16 @@ mod tests {
             assert!(!accepted(authority, &leaf, &names[0], after(leaf.not_after, Duration::from_secs(1))));
             assert!(!accepted(&Authority::generate(now()).unwrap(), &leaf, &names[0], now()));
         }
+    }
+
+    #[test]
+    fn it_is_renewed_long_before_it_ends() {
+        let authority = Authority::generate(now()).unwrap();
+        let leaf = Leaf::issue(&authority, &["a.b".to_owned()], now()).unwrap();
+        let renewal = after(now(), RENEW_AFTER);
+        assert!(!leaf.is_due(before(renewal, Duration::from_secs(1))));
+        assert!(leaf.is_due(renewal));
+        assert!(after(renewal, Duration::from_hours(11)) < leaf.not_after);
     }
 
     #[test]

@@ -9,26 +9,31 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-/// One certificate for every client, replaced at any time. Until the first one is set a handshake fails.
-#[derive(Debug, Default)]
+/// One certificate for every client, replaced at any time.
+#[derive(Debug)]
 pub struct Resolver {
-    current: RwLock<Option<Arc<CertifiedKey>>>,
+    current: RwLock<Arc<CertifiedKey>>,
 }
 
 impl Resolver {
+    /// Shows `certified_key` at first.
+    pub fn new(certified_key: Arc<CertifiedKey>) -> Self {
+        Self { current: RwLock::new(certified_key) }
+    }
+
     /// Shows `certified_key` to every connection from now on.
     pub fn set(&self, certified_key: Arc<CertifiedKey>) {
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(certified_key);
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = certified_key;
     }
 
     /// What a new connection is shown.
-    pub fn current(&self) -> Option<Arc<CertifiedKey>> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn current(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.current()
+        Some(self.current())
     }
 }

@@ -18,7 +18,7 @@ const KEY: &str = "tls.key";
 #[derive(Debug)]
 pub enum Decision {
     /// It holds an authority that can be used.
-    Use(Authority),
+    Use(Box<Authority>),
     /// There is none: create it.
     Create,
     /// What it holds cannot be used: overwrite it.
@@ -45,7 +45,7 @@ pub fn decide(secret: Option<&Secret>, now: Timestamp) -> Decision {
     };
     let read = || Ok(Authority::from_pem(text(CERTIFICATE)?, text(KEY)?, now)?);
     match read() {
-        Ok(authority) => Decision::Use(authority),
+        Ok(authority) => Decision::Use(Box::new(authority)),
         Err(reason) => Decision::Replace(reason),
     }
 }

@@ -23,7 +23,10 @@ pub async fn look_up(client: &Client, namespace: &str) -> Result<Facts, kube::Er
     let cluster_roles: Api<ClusterRoleBinding> = Api::all(client.clone());
     let (account, bound, bound_everywhere) = futures::try_join!(
         accounts.get_opt(DEFAULT_ACCOUNT),
-        any(&roles, |binding: &RoleBinding| binding.subjects.as_deref().is_some_and(|list| names_default(list, namespace))),
+        any(&roles, |binding: &RoleBinding| binding
+            .subjects
+            .as_deref()
+            .is_some_and(|list| names_default(list, namespace))),
         any(&cluster_roles, |binding: &ClusterRoleBinding| {
             binding.subjects.as_deref().is_some_and(|list| names_default(list, namespace))
         }),
@@ -55,7 +58,9 @@ where
 fn names_default(subjects: &[Subject], namespace: &str) -> bool {
     let user = format!("system:serviceaccount:{namespace}:{DEFAULT_ACCOUNT}");
     subjects.iter().any(|subject| match subject.kind.as_str() {
-        "ServiceAccount" => subject.name == DEFAULT_ACCOUNT && subject.namespace.as_deref().unwrap_or(namespace) == namespace,
+        "ServiceAccount" => {
+            subject.name == DEFAULT_ACCOUNT && subject.namespace.as_deref().unwrap_or(namespace) == namespace
+        }
         "User" => subject.name == user,
         _ => false,
     })

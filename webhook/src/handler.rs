@@ -133,15 +133,20 @@ impl Webhook {
     /// The answer to a review that was read.
     async fn judge(&self, review: &Review, patience: Duration) -> (metrics::Result, AdmissionResponse) {
         match review.plan(&self.namespace) {
-            Plan::Pass(_) => (metrics::Result::Passed, review.pass()),
+            Plan::Pass(reason) => {
+                tracing::debug!(uid = review.request.uid, reason, "passed");
+                (metrics::Result::Passed, review.pass())
+            }
             Plan::Refuse(reason) => (metrics::Result::Refused, review.refuse(&reason)),
             Plan::Inject => {
-                let work = tokio::time::timeout(patience, self.inject(review)).await;
+                let work = tokio::time::timeout(patience, Box::pin(self.inject(review))).await;
                 match work.unwrap_or(Err(Failure::Timeout(patience))) {
                     Ok(outcome) => accept(review, outcome),
                     Err(failure) => {
                         let result = match failure {
-                            Failure::Refused(_) | Failure::Access(AccessError::Foreign { .. }) => metrics::Result::Refused,
+                            Failure::Refused(_) | Failure::Access(AccessError::Foreign { .. }) => {
+                                metrics::Result::Refused
+                            }
                             _ => metrics::Result::Failed,
                         };
                         (result, review.refuse(&failure.to_string()))
@@ -163,7 +168,8 @@ impl Webhook {
         };
         let outcome = inject::workload(object, review.old.as_ref(), &self.defaults, &facts)?;
         if let Some(election) = &outcome.election {
-            access::ensure(&self.client, namespace, election, review.request.dry_run).await?;
+            let made = access::ensure(&self.client, namespace, election, review.request.dry_run);
+            Box::pin(made).await?;
         }
         Ok(outcome)
     }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::version::Info};
 use kube::{Api, Client, Config};
 use leader_certs::{
@@ -13,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{handler::Webhook, inject::Defaults, server, settings::Settings};
 
-/// The oldest minor version of Kubernetes 1 that is supported: the first with stable ValidatingAdmissionPolicies.
+/// The oldest minor version of Kubernetes 1 that is supported: the first with stable ValidatingAdmissionPolicy.
 const OLDEST_MINOR: u32 = 30;
 /// The init container of the webhook's own pod that has the agent's image, so that whatever changes images
 /// (kustomize, a registry mirror) changes what is injected with it.
@@ -37,10 +38,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             secret: settings.ca_secret.clone(),
             configuration: settings.configuration.clone(),
         },
-    );
+        Timestamp::now(),
+    )?;
     let keeper = tokio::spawn(keeper.run());
     let webhook = Webhook::new(client, Defaults { agent_image }, settings.namespace.clone(), certificates);
-    let listener = server::listen(settings.listen).await.with_context(|| format!("listening on {}", settings.listen))?;
+    let listener =
+        server::listen(settings.listen).await.with_context(|| format!("listening on {}", settings.listen))?;
     let router = webhook.clone().router();
     let stop = async {
         tokio::select! {
@@ -91,7 +94,10 @@ async fn agent_image(client: &Client, settings: &Settings) -> anyhow::Result<Str
     let containers = found.spec.and_then(|spec| spec.init_containers).unwrap_or_default();
     let carrier = containers.into_iter().find(|container| container.name == CARRIER);
     carrier.and_then(|container| container.image).with_context(|| {
-        format!("pod {}/{pod} has no init container {CARRIER}: set --agent-image (LEADER_AGENT_IMAGE)", settings.namespace)
+        format!(
+            "pod {}/{pod} has no init container {CARRIER}: set --agent-image (LEADER_AGENT_IMAGE)",
+            settings.namespace
+        )
     })
 }
 

@@ -6,7 +6,8 @@ use clap::Parser;
 use leader_webhook::{run::run, settings::Settings};
 use tracing_subscriber::EnvFilter;
 
-#[tokio::main]
+// As many threads as a review can use, not as many as the node has cores.
+#[tokio::main(worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
     let filter = EnvFilter::try_new(&settings.log)?;

@@ -1,8 +1,4 @@
-//! The objects of an id: service account, Role, RoleBinding and Lease, which let its pods elect and nothing else.
-//!
-//! They exist before the review is answered, because pods may start the moment after. None has an ownerReference: a deleted
-//! workload's pods are still shutting down, and a fresh Lease would let the next ones start beside them. [`plan`] decides from
-//! values; the requests are below it.
+//! What the objects of an id are, and what one that exists needs to be so: values in, values out.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,17 +7,12 @@ use k8s_openapi::api::{
     core::v1::ServiceAccount,
     rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
 };
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
-};
-use leader_agent::{id::LeaderId, names};
+use kube::{Resource, ResourceExt, api::ObjectMeta};
+use leader_agent::names;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::inject::{Account, Election};
 
-/// How often a write begins again because somebody else wrote first.
-const RACES: usize = 5;
 /// What the agent does with its one Lease: read it, wait for its changes, renew it, and put it back when it was deleted (a PUT,
 /// which RBAC can allow by name; a POST it cannot).
 const LEASE_VERBS: [&str; 5] = ["get", "list", "watch", "create", "update"];
@@ -29,9 +20,9 @@ const LEASE_VERBS: [&str; 5] = ["get", "list", "watch", "create", "update"];
 /// Where an object is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    kind: String,
-    namespace: String,
-    name: String,
+    pub(super) kind: String,
+    pub(super) namespace: String,
+    pub(super) name: String,
 }
 
 impl fmt::Display for Place {
@@ -40,37 +31,9 @@ impl fmt::Display for Place {
     }
 }
 
-/// Why the objects of an id are not there.
-#[derive(Debug, thiserror::Error)]
-pub enum AccessError {
-    /// An object of that name belongs to somebody else.
-    #[error("{place} exists and was not made for the id {id}: choose another id, or delete it if nothing uses it{hint}")]
-    Foreign {
-        /// The object.
-        place: Place,
-        /// The id that it would be used for.
-        id: LeaderId,
-        /// Another way out, or nothing.
-        hint: &'static str,
-    },
-    /// A request failed.
-    #[error("{action} {place} failed: {source}")]
-    Request {
-        /// What was tried.
-        action: &'static str,
-        /// The object.
-        place: Place,
-        /// What the API server said.
-        source: Box<kube::Error>,
-    },
-    /// Others kept writing the object.
-    #[error("{0} was changed by others {RACES} times in a row: try again")]
-    Race(Place),
-}
-
 /// What one object needs.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step<K> {
+pub(super) enum Step<K> {
     /// It is as it should be.
     Keep,
     /// It is missing.
@@ -84,7 +47,9 @@ pub enum Step<K> {
 }
 
 /// A kind of object that an id has.
-trait Owned: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq {
+pub(super) trait Owned:
+    Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone + fmt::Debug + PartialEq
+{
     /// The one that exists, with everything put right that an id needs of it.
     fn repaired(self, wanted: &Self) -> Self;
     /// Whether it differs in a field that the API server does not let anybody change.
@@ -96,7 +61,9 @@ trait Owned: Resource<DynamicType = ()> + Serialize + DeserializeOwned + Clone +
         false
     }
     /// The way out that [`Owned::is_adopted`] offers.
-    const HINT: &'static str = "";
+    fn hint(_place: &Place) -> String {
+        String::new()
+    }
 }
 
 impl Owned for ServiceAccount {
@@ -143,12 +110,17 @@ impl Owned for Lease {
         self.annotations().get(names::ADOPT).is_some_and(|value| value == "true")
     }
 
-    const HINT: &'static str =
-        ", or allow its use: kubectl annotate lease with leader.io/adopt=true (its other users are no match for an election)";
+    fn hint(place: &Place) -> String {
+        let Place { namespace, name, .. } = place;
+        format!(
+            ", or, if its other users may be put aside, allow it with `kubectl -n {namespace} annotate lease {name} {}=true`",
+            names::ADOPT
+        )
+    }
 }
 
 /// Decides about one object.
-fn plan<K: Owned>(existing: Option<K>, wanted: K) -> Step<K> {
+pub(super) fn plan<K: Owned>(existing: Option<K>, wanted: K) -> Step<K> {
     let Some(existing) = existing else { return Step::Create(wanted) };
     if existing.is_adopted() {
         return Step::Keep;
@@ -164,15 +136,15 @@ fn plan<K: Owned>(existing: Option<K>, wanted: K) -> Step<K> {
 }
 
 /// The objects of an id as they should be.
-struct Objects {
-    account: Option<ServiceAccount>,
-    role: Role,
-    binding: RoleBinding,
-    lease: Lease,
+pub(super) struct Objects {
+    pub(super) account: Option<ServiceAccount>,
+    pub(super) role: Role,
+    pub(super) binding: RoleBinding,
+    pub(super) lease: Lease,
 }
 
 impl Objects {
-    fn of(election: &Election, namespace: &str) -> Self {
+    pub(super) fn of(election: &Election, namespace: &str) -> Self {
         let id = &election.id;
         let name = format!("leader-{id}");
         let metadata = |name: &str| ObjectMeta {
@@ -219,127 +191,12 @@ impl Objects {
     }
 }
 
-/// Makes the objects of an election, or repairs them. With `dry_run` nothing is written, and what would be refused is refused.
-pub async fn ensure(client: &Client, namespace: &str, election: &Election, dry_run: bool) -> Result<(), AccessError> {
-    let id = &election.id;
-    let objects = Objects::of(election, namespace);
-    let leases = Object::new(client, namespace, id, objects.lease);
-    let roles = Object::new(client, namespace, id, objects.role);
-    let bindings = Object::new(client, namespace, id, objects.binding);
-    let accounts = objects.account.map(|account| Object::new(client, namespace, id, account));
-    let look_at_account = async {
-        let Some(mut object) = accounts else { return Ok(None) };
-        object.wanted.automount_service_account_token = default_automount(client, namespace).await?;
-        let step = object.look().await?;
-        Ok(Some((object, step)))
-    };
-    // All are looked at before one is written, so that a refusal leaves nothing behind.
-    let (lease, role, binding, account) =
-        futures::try_join!(leases.look(), roles.look(), bindings.look(), look_at_account)?;
-    if dry_run {
-        return Ok(());
-    }
-    // The Lease first: a Role must not name one that somebody else makes in between.
-    leases.write(lease).await?;
-    let write_account = async {
-        match account {
-            Some((object, step)) => object.write(step).await,
-            None => Ok(()),
-        }
-    };
-    futures::try_join!(roles.write(role), bindings.write(binding), write_account)?;
-    Ok(())
-}
-
-/// What the account `default` says about mounting tokens: pods that ran under it and got none get none under ours.
-async fn default_automount(client: &Client, namespace: &str) -> Result<Option<bool>, AccessError> {
-    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
-    let place = |name: &str| Place { kind: "ServiceAccount".to_owned(), namespace: namespace.to_owned(), name: name.to_owned() };
-    let account = accounts.get_opt("default").await.map_err(|error| AccessError::Request {
-        action: "reading",
-        place: place("default"),
-        source: Box::new(error),
-    })?;
-    Ok(account.and_then(|account| account.automount_service_account_token))
-}
-
-/// One object of an id: where it is, and what it should be.
-struct Object<'a, K> {
-    api: Api<K>,
-    id: &'a LeaderId,
-    place: Place,
-    wanted: K,
-}
-
-impl<'a, K> Object<'a, K>
-where
-    K: Owned + Resource<Scope = k8s_openapi::NamespaceResourceScope>,
-{
-    fn new(client: &Client, namespace: &str, id: &'a LeaderId, wanted: K) -> Self {
-        let kind = K::kind(&()).into_owned();
-        let place = Place { kind, namespace: namespace.to_owned(), name: wanted.name_any() };
-        Self { api: Api::namespaced(client.clone(), namespace), id, place, wanted }
-    }
-
-    /// What is to be done, by the object as it is now.
-    async fn look(&self) -> Result<Step<K>, AccessError> {
-        let existing = self.api.get_opt(&self.place.name).await.map_err(|error| self.failed("reading", error))?;
-        match plan(existing, self.wanted.clone()) {
-            Step::Foreign => {
-                Err(AccessError::Foreign { place: self.place.clone(), id: self.id.clone(), hint: K::HINT })
-            }
-            step => Ok(step),
-        }
-    }
-
-    /// Does `step`; when somebody else wrote in between, what is to be done then.
-    async fn write(&self, mut step: Step<K>) -> Result<(), AccessError> {
-        let parameters = PostParams { field_manager: Some("leader-webhook".to_owned()), ..PostParams::default() };
-        for _ in 0..RACES {
-            let (action, written) = match &step {
-                Step::Keep | Step::Foreign => return Ok(()),
-                Step::Create(object) => ("creating", self.api.create(&parameters, object).await),
-                Step::Repair(object) => ("repairing", self.api.replace(&self.place.name, &parameters, object).await),
-                Step::Recreate(existing, object) => {
-                    let delete = DeleteParams {
-                        preconditions: Some(Preconditions { uid: existing.uid(), resource_version: None }),
-                        ..DeleteParams::default()
-                    };
-                    match self.api.delete(&self.place.name, &delete).await {
-                        Ok(_) => ("re-creating", self.api.create(&parameters, object).await),
-                        Err(error) => ("deleting", Err(error)),
-                    }
-                }
-            };
-            match written {
-                Ok(_) => {
-                    tracing::info!(object = %self.place, "{action} an object of id {}", self.id);
-                    return Ok(());
-                }
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-                Err(error) => return Err(self.failed(action, error)),
-            }
-            step = self.look().await?;
-        }
-        Err(AccessError::Race(self.place.clone()))
-    }
-
-    fn failed(&self, action: &'static str, source: kube::Error) -> AccessError {
-        AccessError::Request { action, place: self.place.clone(), source: Box::new(source) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn objects(account: Account) -> Objects {
-        let election = Election {
-            id: "billing".parse().unwrap(),
-            account,
-            injected_afresh: true,
-            live_before: false,
-        };
+        let election = Election { id: "billing".parse().unwrap(), account, injected_afresh: true, live_before: false };
         Objects::of(&election, "shop")
     }
 

@@ -1,0 +1,230 @@
+//! What the webhook answers to reviews, good ones and broken ones.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    http::{Method, StatusCode},
+};
+use serde_json::{Value, json};
+
+use crate::running::{Running, create, deployment, patched, post, refusal, request, review_of};
+
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/shop/leases/billing";
+
+#[tokio::test]
+async fn an_annotated_deployment_is_injected_and_its_objects_are_made() {
+    let running = Running::start().await;
+    let response = running.review(&create(&deployment())).await;
+    assert_eq!(response["uid"], "0c9a8d74");
+    let stored = patched(&deployment(), &response);
+    let template = &stored["spec"]["template"]["spec"];
+    assert_eq!(template["containers"][0]["command"], json!(["/leader/agent", "run", "--", "/billing"]));
+    assert_eq!(template["initContainers"][0]["image"], "agent:1");
+    assert_eq!(template["serviceAccountName"], "leader-billing");
+
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop";
+    let core = "/api/v1/namespaces/shop/serviceaccounts/leader-billing".to_owned();
+    let paths =
+        [core, format!("{rbac}/roles/leader-billing"), format!("{rbac}/rolebindings/leader-billing"), LEASE.to_owned()];
+    for path in paths {
+        let object = running.api.get(&path).unwrap_or_else(|| panic!("{path} is missing"));
+        assert_eq!(object["metadata"]["labels"]["leader.io/id"], "billing", "{path}");
+        assert!(object["metadata"]["ownerReferences"].is_null(), "{path}");
+    }
+    let lease = running.api.get(LEASE).unwrap();
+    assert!(lease["spec"]["holderIdentity"].is_null() && lease["metadata"]["annotations"].is_null());
+
+    // The same once more: the live template is kept, and nothing is written.
+    let writes = running.api.writes();
+    let again = running.review(&review_of("UPDATE", &deployment(), &stored)).await;
+    assert_eq!(patched(&deployment(), &again)["spec"]["template"], stored["spec"]["template"]);
+    assert_eq!(running.api.writes(), writes);
+
+    // Without the annotation it is as it was.
+    let mut plain = stored.clone();
+    plain["metadata"].as_object_mut().unwrap().remove("annotations");
+    let ejected = running.review(&review_of("UPDATE", &plain, &stored)).await;
+    assert_eq!(patched(&plain, &ejected)["spec"]["template"], deployment()["spec"]["template"]);
+
+    let (_, metrics) = running.get("/metrics").await;
+    for result in ["Injected", "Kept", "Ejected"] {
+        let line = format!("leader_webhook_reviews_total{{result=\"{result}\"}} 1\n");
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_dry_run_makes_nothing_and_refuses_what_would_be_refused() {
+    let running = Running::start().await;
+    let mut review = create(&deployment());
+    review["request"]["dryRun"] = json!(true);
+    patched(&deployment(), &running.review(&review).await);
+    assert_eq!(running.api.writes(), Vec::<String>::new());
+
+    running.api.put(LEASE, json!({ "metadata": { "name": "billing", "namespace": "shop" }, "spec": {} }));
+    let response = running.review(&review).await;
+    assert!(refusal(&response).contains("Lease shop/billing exists and was not made for the id billing"), "{response}");
+}
+
+#[tokio::test]
+async fn somebody_elses_lease_is_refused_and_nothing_is_left_behind() {
+    let running = Running::start().await;
+    running.api.put(LEASE, json!({ "metadata": { "name": "billing", "namespace": "shop" }, "spec": {} }));
+    let response = running.review(&create(&deployment())).await;
+    assert!(refusal(&response).contains("leader.io/adopt=true"), "{response}");
+    assert_eq!(running.api.writes(), Vec::<String>::new());
+
+    running.api.put(
+        LEASE,
+        json!({ "metadata": { "name": "billing", "annotations": { "leader.io/adopt": "true" } }, "spec": {} }),
+    );
+    patched(&deployment(), &running.review(&create(&deployment())).await);
+}
+
+#[tokio::test]
+async fn a_bound_default_account_is_kept_and_bound() {
+    let running = Running::start().await;
+    let binding = json!({ "metadata": { "name": "viewers" }, "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view" },
+        "subjects": [{ "kind": "ServiceAccount", "name": "default", "namespace": "shop" }] });
+    running.api.put("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/viewers", binding);
+    let response = running.review(&create(&deployment())).await;
+    let stored = patched(&deployment(), &response);
+    assert_ne!(stored["spec"]["template"]["spec"]["serviceAccountName"], "leader-billing");
+    assert_eq!(running.api.get("/api/v1/namespaces/shop/serviceaccounts/leader-billing"), None);
+    let bound =
+        running.api.get("/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings/leader-billing").unwrap();
+    assert_eq!(bound["subjects"][0]["name"], "default");
+}
+
+#[tokio::test]
+async fn what_passes_and_what_is_refused() {
+    let running = Running::start().await;
+    let change = |edit: fn(&mut Value)| {
+        let mut object = deployment();
+        edit(&mut object);
+        object
+    };
+    let plain = change(|object| object["metadata"]["annotations"] = json!({ "team": "billing" }));
+    let deleted = change(|object| object["metadata"]["deletionTimestamp"] = json!("2026-11-21T00:00:00Z"));
+    let inherited = change(|object| {
+        object["kind"] = json!("ReplicaSet");
+        object["metadata"]["ownerReferences"] = json!([{ "kind": "Deployment", "controller": true }]);
+    });
+    for object in [&plain, &deleted, &inherited] {
+        let response = running.review(&create(object)).await;
+        assert_eq!(patched(object, &response), *object);
+    }
+    let deletion = running.review(&review_of("DELETE", &Value::Null, &deployment())).await;
+    assert_eq!(deletion["allowed"], true);
+
+    let of_the_system = change(|object| object["metadata"]["namespace"] = json!("kube-system"));
+    let of_the_webhook = change(|object| object["metadata"]["namespace"] = json!("leader-system"));
+    let lone = change(|object| object["kind"] = json!("ReplicaSet"));
+    let pod = change(|object| object["kind"] = json!("Pod"));
+    let bad_id = change(|object| object["metadata"]["annotations"]["leader.io/id"] = json!("Billing"));
+    let refused = [
+        (of_the_system, "namespace kube-system"),
+        (of_the_webhook, "namespace leader-system"),
+        (lone, "only a Deployment"),
+        (pod, "only a Deployment"),
+        (bad_id, "Billing"),
+    ];
+    for (object, part) in refused {
+        let response = running.review(&create(&object)).await;
+        assert!(refusal(&response).contains(part), "{response}");
+    }
+    assert_eq!(running.api.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_is_no_review_is_an_error_and_never_an_admission() {
+    let running = Running::start().await;
+    let good = create(&deployment());
+    let change = |edit: fn(&mut Value)| {
+        let mut review = good.clone();
+        edit(&mut review);
+        review.to_string()
+    };
+    let bad = [
+        (String::new(), "not JSON"),
+        ("{".to_owned(), "not JSON"),
+        ("\u{0}".to_owned(), "not JSON"),
+        ("[".repeat(100_000), "not JSON"),
+        ("null".to_owned(), "kind"),
+        ("[]".to_owned(), "kind"),
+        ("{}".to_owned(), "kind"),
+        (change(|review| review["kind"] = json!("ConversionReview")), "ConversionReview"),
+        (change(|review| review["kind"] = json!(["AdmissionReview"])), "kind"),
+        (change(|review| review["apiVersion"] = json!("admission.k8s.io/v1beta1")), "v1beta1"),
+        (change(|review| review["apiVersion"] = json!("admission.k8s.io/v2")), "admission.k8s.io/v2"),
+        (change(|review| review["request"] = Value::Null), "missing"),
+        (change(|review| review["request"] = json!("text")), "missing"),
+        (change(|review| review["request"]["uid"] = Value::Null), "no uid"),
+        (change(|review| review["request"]["uid"] = json!("")), "no uid"),
+        (change(|review| review["request"]["uid"] = json!(7)), "no uid"),
+    ];
+    for (body, part) in bad {
+        let shown: String = body.chars().take(200).collect();
+        let (status, text) = running.send(post(body)).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{shown}: {text}");
+        assert!(text.contains(part), "{shown}: {text}");
+    }
+
+    // Where the uid is known, the refusal is one that the user reads.
+    let known: [fn(&mut Value); 7] = [
+        |review| review["request"]["object"] = Value::Null,
+        |review| review["request"]["object"] = json!([]),
+        |review| review["request"]["object"] = json!("text"),
+        |review| review["request"]["oldObject"] = json!(1),
+        |review| review["request"]["operation"] = json!("PATCH"),
+        |review| review["request"]["operation"] = json!("UPDATE"),
+        |review| review["request"]["kind"] = json!("Deployment"),
+    ];
+    for edit in known {
+        let body = change(edit);
+        let response = running.review(&serde_json::from_str(&body).unwrap()).await;
+        assert_eq!(response["uid"], "0c9a8d74", "{body}");
+        assert!(!refusal(&response).is_empty(), "{body}");
+    }
+
+    // Objects that are JSON, but not what the API server would send.
+    let odd: [fn(&mut Value); 6] = [
+        |object| object["metadata"]["annotations"] = json!({ "leader.io/id": 7 }),
+        |object| object["spec"] = Value::Null,
+        |object| object["spec"]["template"] = json!([]),
+        |object| object["spec"]["template"]["spec"]["containers"] = json!([]),
+        |object| object["spec"]["template"]["spec"]["containers"] = json!([null]),
+        |object| object["spec"]["template"]["spec"]["containers"][0]["command"] = json!("text"),
+    ];
+    for edit in odd {
+        let mut object = deployment();
+        edit(&mut object);
+        let response = running.review(&create(&object)).await;
+        assert!(!refusal(&response).is_empty(), "{object}");
+    }
+    assert_eq!(running.api.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_api_server_that_does_not_answer_is_a_refusal_in_time() {
+    let running = Running::start().await;
+    running.api.fall_silent();
+    let request =
+        request(Method::POST, "/inject?timeout=2s", "application/json", Body::from(create(&deployment()).to_string()));
+    let started = std::time::Instant::now();
+    let (status, text) = running.send(request).await;
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(status, StatusCode::OK);
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert!(refusal(&answer["response"]).contains("did not hear from the API server"), "{text}");
+}
+
+#[tokio::test]
+async fn a_role_that_the_api_server_does_not_know_yet_is_waited_for() {
+    let running = Running::start().await;
+    running.api.forget_roles(4);
+    patched(&deployment(), &running.review(&create(&deployment())).await);
+    let binding = running.api.get("/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings/leader-billing");
+    assert!(binding.is_some());
+}

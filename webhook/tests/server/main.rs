@@ -1,0 +1,7 @@
+//! The webhook's server and its certificates against an API server in memory.
+
+mod admission;
+mod certificates;
+mod connections;
+mod fake_api;
+mod running;
