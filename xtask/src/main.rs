@@ -1,6 +1,7 @@
 //! `cargo xtask`: what a developer of this project types.
 
 mod cluster;
+mod demo;
 mod images;
 mod install;
 mod overlay;
@@ -23,6 +24,8 @@ enum Task {
     Cluster(cluster::Task),
     /// Builds the container images and pushes them to the test cluster's registry.
     Images(images::Options),
+    /// Shows what leader does, step by step, on a real cluster.
+    Demo(cluster::Name),
     /// Installs leader in the test cluster, with the images that were pushed last.
     Install(cluster::Name),
 }
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     let result: Result<()> = match Arguments::parse().task {
         Task::Cluster(task) => cluster::run(task),
         Task::Images(options) => images::run(&options),
+        Task::Demo(name) => demo::run(&name),
         Task::Install(name) => install::run(&name),
     };
     match result {

@@ -19,23 +19,23 @@ pub(super) fn closure(status: &str, roots: &[&str]) -> Result<Vec<Package>, Stri
     let installed: Vec<Vec<&str>> =
         status.lines().map(|line| line.split('\t').collect()).filter(|fields: &Vec<_>| is_installed(fields)).collect();
     let mut depends = BTreeMap::new();
-    let mut provider = BTreeMap::new();
+    let mut owner_of = BTreeMap::new();
     for fields in &installed {
         let &[_, name, version, dependencies, provides] = fields.as_slice() else { continue };
         depends.insert(name, (version, dependencies));
-        provider.insert(name, name);
+        owner_of.insert(name, name);
         for provided in names(provides) {
-            provider.entry(provided).or_insert(name);
+            owner_of.entry(provided).or_insert(name);
         }
     }
-    if let Some(missing) = roots.iter().find(|root| !provider.contains_key(*root)) {
+    if let Some(missing) = roots.iter().find(|root| !owner_of.contains_key(*root)) {
         return Err((*missing).to_owned());
     }
     let mut needed = BTreeSet::new();
     let mut open: Vec<&str> = roots.to_vec();
     while let Some(name) = open.pop() {
         // Something that is not installed is one alternative of a dependency that another fulfils.
-        let Some(&name) = provider.get(name) else { continue };
+        let Some(&name) = owner_of.get(name) else { continue };
         if let Some((version, dependencies)) = depends.get(name)
             && needed.insert(Package { name: name.to_owned(), version: (*version).to_owned() })
         {
