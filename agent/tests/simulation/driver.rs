@@ -1,0 +1,322 @@
+//! What the run loop, the stub and the kubelet do on each machine. Checks the rules that an action can break.
+
+use std::time::Duration;
+
+use leader_agent::{
+    clock::Now,
+    elector::{Action, Event, Loss, Role, StopReason},
+    names,
+    timing::GONE_AFTER_KILL,
+};
+use serde_json::Value;
+
+use crate::{
+    machine::{App, identity},
+    world::{What, World},
+};
+
+/// From the guard's deadline to the last instruction: timer and kill chain, as the margin allows for.
+const GUARD_LATE: u64 = 100;
+const KILL_CHAIN: u64 = 1250;
+/// More timeouts than this in a second, without an event between them, are a busy loop.
+const MANY_TIMEOUTS: u32 = 60;
+
+impl World {
+    /// What machine `n` reads from its clocks now. Between the two it may lose the processor for a moment.
+    pub(crate) fn reading(&mut self, n: usize) -> Now {
+        let between = match self.random.u8(..) {
+            _ if self.steady => self.hiccup,
+            0 => self.some_time(4),
+            _ => Duration::from_micros(self.random.u64(..30)),
+        };
+        self.machines[n].clocks.read(self.now, between)
+    }
+
+    /// Carries out what the elector of machine `n` wants, and arranges its next timeout.
+    pub(crate) fn settle(&mut self, n: usize) {
+        let mut rounds = 0;
+        loop {
+            while let Some(process) = self.machines[n].acting()
+                && let Some(action) = process.elector.poll()
+            {
+                self.carry_out(n, action);
+            }
+            let now = self.reading(n);
+            let Some(process) = self.machines[n].acting() else { return };
+            let due = process.elector.next_timeout(now);
+            match due {
+                Some(at) if at <= now.boot => {
+                    rounds += 1;
+                    process.elector.handle_timeout(now);
+                    if rounds > 8 {
+                        return self.fail(n, format!("a busy loop: the timeout at {at:?} never does anything"));
+                    }
+                }
+                due => {
+                    if process.due != due {
+                        process.due = due;
+                        process.wake += 1;
+                        if let Some(at) = due {
+                            let generation = process.wake;
+                            let at = self.machines[n].clocks.when(at);
+                            self.schedule_at(at, n, What::Wake(generation));
+                        }
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, n: usize, action: Action) {
+        let renews = matches!(action, Action::Write { .. } | Action::Arm(_)) && self.machines[n].app.is_some();
+        if self.quiet && !renews {
+            self.fail(n, format!("in a quiet world: {action:?}"));
+        }
+        if let Action::Start { .. } = action
+            && self.machines[n].process.as_ref().is_some_and(|process| process.held_back)
+        {
+            self.fail(n, "started its app although it has seen the hold".into());
+        }
+        match action {
+            Action::Read => self.send_read(n),
+            Action::Write { attempt, body } => {
+                self.check_write(n, &body);
+                self.send_write(n, attempt, body);
+            }
+            Action::Arm(deadline) => self.arm(n, deadline),
+            Action::Start { token } => self.start_app(n, token),
+            Action::Stop(reason) => self.stop_app(n, reason),
+            Action::Kill => {
+                self.tell(n, || "kills its app".into());
+                let now = self.now;
+                if let Some(process) = self.machines[n].acting() {
+                    process.killed = Some(now);
+                }
+                self.kill_app(n);
+            }
+            Action::Disarm => {
+                if self.machines[n].app.is_some() {
+                    self.fail(n, "disarmed while a process of the app lives".into());
+                }
+                if let Some(process) = self.machines[n].acting() {
+                    process.armed = None;
+                    process.guard += 1;
+                }
+            }
+            Action::StoreTerm(term) => self.machines[n].disk = Some(term),
+            Action::ForgetTerm => self.machines[n].disk = None,
+            Action::Die(loss) => {
+                let kill = self.machines[n].process.as_ref().and_then(|process| process.killed);
+                if loss == Loss::NotGone && kill.is_none_or(|kill| self.now < kill + GONE_AFTER_KILL * 9 / 10) {
+                    self.fail(n, "did not wait for the end of what it killed".into());
+                }
+                self.tell(n, || format!("dies: {loss}"));
+                self.end_agent(n);
+            }
+            Action::End => {
+                self.tell(n, || "ends".into());
+                if self.machines[n].app.is_some() {
+                    self.fail(n, "ended while a process of the app lives".into());
+                }
+                self.end_agent(n);
+            }
+        }
+    }
+
+    /// The agent does nothing any more; what is left of its container dies within the kill chain.
+    pub(crate) fn end_agent(&mut self, n: usize) {
+        let chain = if self.steady { Duration::from_millis(KILL_CHAIN) } else { self.some_time(KILL_CHAIN) };
+        if let Some(process) = self.machines[n].acting() {
+            process.over = true;
+            let chain = if self.machines[n].app.is_some() { chain } else { Duration::from_millis(1) };
+            self.schedule(chain, n, What::Dead);
+        }
+    }
+
+    fn arm(&mut self, n: usize, deadline: Duration) {
+        let late = if self.steady { Duration::from_millis(GUARD_LATE) } else { self.some_time(GUARD_LATE) };
+        let machine = &mut self.machines[n];
+        let timing = machine.timing;
+        let at = machine.clocks.when(deadline) + late;
+        let Some(process) = machine.acting() else { return };
+        process.armed = Some(deadline);
+        process.guard += 1;
+        let generation = process.guard;
+        let latest = process.stored.map(|sent| sent + timing.lease() - timing.margin());
+        self.schedule_at(at, n, What::Guard(generation));
+        if latest.is_none_or(|latest| deadline > latest) {
+            self.fail(n, format!("armed for {deadline:?}, but what is stored allows {latest:?}"));
+        }
+    }
+
+    pub(crate) fn guard_fires(&mut self, n: usize, generation: u64) {
+        if self.machines[n].process.as_ref().is_some_and(|process| process.guard == generation) {
+            self.tell(n, || "is killed by its guard".into());
+            let chain = if self.steady { Duration::from_millis(KILL_CHAIN) } else { self.some_time(KILL_CHAIN) };
+            // Until then the agent may still act.
+            self.schedule(chain, n, What::Dead);
+        }
+    }
+
+    fn start_app(&mut self, n: usize, token: u64) {
+        let alive = self.alive();
+        let boot = self.machines[n].clocks.boot(self.now);
+        self.tell(n, || format!("STARTS ITS APP with token {token}"));
+        let armed = self.machines[n].process.as_ref().and_then(|process| process.armed);
+        if armed.is_none_or(|armed| armed <= boot) {
+            self.fail(n, format!("started its app with the guard at {armed:?}, at {boot:?}"));
+        }
+        if !alive.is_empty() {
+            self.fail(n, format!("TWO APPS: {n} starts while that of {alive:?} lives"));
+        }
+        if token <= self.token {
+            self.fail(n, format!("the fencing token {token} is not above {}", self.token));
+        }
+        self.token = token;
+        self.starts += 1;
+        self.numbers += 1;
+        self.last_start = self.now;
+        let number = self.numbers;
+        self.machines[n].app = Some(App { number, asked_to_stop: false, first_process: true });
+    }
+
+    fn stop_app(&mut self, n: usize, reason: StopReason) {
+        self.tell(n, || format!("stops its app: {reason}"));
+        let clocks = &self.machines[n].clocks;
+        if reason == StopReason::ClockSkew && clocks.boot_rate.abs_diff(clocks.raw_rate) < 40_000 {
+            self.fail(n, "saw a clock skew that is none".into());
+        }
+        if reason != StopReason::Shutdown {
+            self.signal_app(n);
+        }
+    }
+
+    /// The stop signal reaches the app's first process.
+    pub(crate) fn signal_app(&mut self, n: usize) {
+        let temper = self.machines[n].temper.clone();
+        if let Some(app) = &mut self.machines[n].app
+            && !std::mem::replace(&mut app.asked_to_stop, true)
+            && let Some(after) = temper.stops_in
+        {
+            let number = app.number;
+            self.schedule(after, n, What::AppExits(number));
+        }
+    }
+
+    fn kill_app(&mut self, n: usize) {
+        let after = self.machines[n].temper.killed_in;
+        if let Some(number) = self.machines[n].app.as_ref().map(|app| app.number) {
+            self.schedule(after, n, What::AppGone(number));
+        }
+    }
+
+    /// The app's first process ends.
+    pub(crate) fn app_exits(&mut self, n: usize, number: u64) {
+        let orphans = self.machines[n].temper.leaves_orphans;
+        let Some(app) = self.machines[n].app.as_mut().filter(|app| app.number == number && app.first_process) else {
+            return;
+        };
+        app.first_process = false;
+        self.tell(n, || "its app's first process ends".into());
+        self.feed(n, Event::AppExited);
+        if !orphans {
+            self.app_gone(n, number);
+        }
+    }
+
+    /// The last process of the app is gone.
+    pub(crate) fn app_gone(&mut self, n: usize, number: u64) {
+        let machine = &mut self.machines[n];
+        let Some(app) = machine.app.take_if(|app| app.number == number) else { return };
+        machine.gone_since = self.now;
+        self.tell(n, || "its app is gone".into());
+        if app.first_process {
+            self.feed(n, Event::AppExited);
+        }
+        self.feed(n, Event::AppGone);
+    }
+
+    pub(crate) fn wake(&mut self, n: usize, generation: u64) {
+        let reading = self.reading(n);
+        let second = Duration::from_secs(self.now.as_secs());
+        let Some(process) = self.machines[n].acting() else { return };
+        if process.paused || process.wake != generation {
+            return;
+        }
+        process.due = None;
+        if process.timeouts.0 != second {
+            process.timeouts = (second, 0);
+        }
+        process.timeouts.1 += 1;
+        let many = process.timeouts.1 > MANY_TIMEOUTS;
+        process.elector.handle_timeout(reading);
+        self.settle(n);
+        if many {
+            self.fail(n, format!("a busy loop: {MANY_TIMEOUTS} timeouts in a second"));
+        }
+    }
+
+    pub(crate) fn resume(&mut self, n: usize) {
+        let reading = self.reading(n);
+        let timer_first = self.random.bool();
+        let Some(process) = self.machines[n].acting() else { return };
+        process.paused = false;
+        let late = process.due.map(|due| reading.boot.saturating_sub(due)).filter(|late| !late.is_zero());
+        let events = std::mem::take(&mut process.inbox);
+        self.tell(n, || "goes on".into());
+        if let (Some(late), true) = (late, timer_first) {
+            self.feed(n, Event::Late(late));
+        }
+        for event in events {
+            self.feed(n, event);
+        }
+        if let (Some(late), false) = (late, timer_first) {
+            self.feed(n, Event::Late(late));
+        }
+        self.settle(n);
+    }
+
+    /// The kubelet has lost its patience.
+    pub(crate) fn kill_container(&mut self, n: usize) {
+        if self.machines[n].acting().is_some() {
+            self.tell(n, || "is killed by the kubelet".into());
+            self.end_agent(n);
+        }
+    }
+
+    /// Whoever was asked to end and has no app must end soon.
+    pub(crate) fn check_end(&mut self, n: usize) {
+        let now = self.now;
+        let machine = &mut self.machines[n];
+        let (gone, bound) = (machine.gone_since, machine.timing.lease() + Duration::from_secs(6));
+        let has_app = machine.app.is_some();
+        let Some(process) = machine.acting() else { return };
+        let Some(asked) = process.asked_to_end else { return };
+        if process.paused || has_app || now < asked.max(gone) + bound {
+            return self.schedule(Duration::from_secs(3), n, What::CheckEnd);
+        }
+        self.fail(n, format!("did not end within {bound:?}"));
+    }
+
+    fn check_write(&mut self, n: usize, body: &Value) {
+        let holder = body["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        let creates = body["metadata"]["resourceVersion"].is_null();
+        let proof = body["metadata"]["annotations"][names::RELEASED].as_str();
+        let machine = &self.machines[n];
+        let running = machine.app.is_some();
+        // After a pause the agent may not yet have heard that its app is gone.
+        let leads = machine.process.as_ref().is_some_and(|process| process.elector.role() == Role::Leader);
+        if !creates && body["metadata"]["uid"].is_null() {
+            self.fail(n, "an update without a uid".into());
+        } else if creates && !holder.is_empty() && !leads {
+            self.fail(n, "created a Lease that it holds, without leading".into());
+        } else if holder.is_empty() && proof.is_some() && running {
+            self.fail(n, "released the Lease while a process of its app lives".into());
+        } else if creates && proof.is_some() {
+            self.fail(n, "created a Lease with a release proof".into());
+        } else if !holder.is_empty() && holder != identity(n, machine.pod) {
+            self.fail(n, format!("wrote {holder} as the holder"));
+        }
+    }
+}

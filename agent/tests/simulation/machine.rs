@@ -1,0 +1,181 @@
+//! One machine of the simulation: its clocks, its process with the elector, its app and its disk.
+
+use std::{collections::VecDeque, time::Duration};
+
+use jiff::Timestamp;
+use leader_agent::{
+    clock::Now,
+    elector::{Elector, Event},
+    lease::record::Term,
+    timing::Timing,
+};
+
+/// A rate of exactly 1.
+pub(crate) const TRUE_RATE: u64 = 1_000_000;
+
+/// The clocks, as functions of the true time.
+#[derive(Clone, Debug)]
+pub(crate) struct Clocks {
+    pub boot_start: Duration,
+    pub raw_start: Duration,
+    /// Millionths of the true rate.
+    pub boot_rate: u64,
+    pub raw_rate: u64,
+    /// How far the wall clock is off, in seconds.
+    pub wall_offset: i64,
+}
+
+impl Clocks {
+    pub(crate) fn exact() -> Self {
+        let start = Duration::from_secs(1000);
+        Self { boot_start: start, raw_start: start, boot_rate: TRUE_RATE, raw_rate: TRUE_RATE, wall_offset: 0 }
+    }
+
+    pub(crate) fn boot(&self, at: Duration) -> Duration {
+        self.boot_start + scale(at, self.boot_rate, TRUE_RATE)
+    }
+
+    /// The first true time at which the boot clock shows `boot`.
+    pub(crate) fn when(&self, boot: Duration) -> Duration {
+        scale(boot.saturating_sub(self.boot_start), TRUE_RATE, self.boot_rate) + Duration::from_nanos(1)
+    }
+
+    /// One reading; `between` passes from the first clock to the second.
+    pub(crate) fn read(&self, at: Duration, between: Duration) -> Now {
+        let micros = i64::try_from(at.as_micros()).expect("a short simulation");
+        let wall = 1_795_000_000_000_000 + micros + self.wall_offset * 1_000_000;
+        Now {
+            boot: self.boot(at),
+            raw: self.raw_start + scale(at + between, self.raw_rate, TRUE_RATE),
+            wall: Timestamp::from_microsecond(wall).expect("a time of this century"),
+        }
+    }
+}
+
+fn scale(time: Duration, by: u64, of: u64) -> Duration {
+    let nanos = time.as_nanos() * u128::from(by) / u128::from(of);
+    Duration::from_nanos(u64::try_from(nanos).expect("a short simulation"))
+}
+
+/// How this machine's app behaves.
+#[derive(Clone, Debug)]
+pub(crate) struct Temper {
+    /// From the stop signal to the end of its first process; `None` ignores the signal.
+    pub stops_in: Option<Duration>,
+    /// Whether it leaves processes behind when the first one ends.
+    pub leaves_orphans: bool,
+    /// From KILL to the last process gone.
+    pub killed_in: Duration,
+}
+
+/// An app with at least one process alive.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub number: u64,
+    pub asked_to_stop: bool,
+    pub first_process: bool,
+}
+
+/// What becomes of the disk, and of the identity, when the process starts again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Comeback {
+    /// A container restart: same identity, same emptyDir.
+    SameDisk,
+    /// Same identity without a term file.
+    LostDisk,
+    /// Another pod in its place.
+    NewPod,
+}
+
+/// The stub and the agent of one life.
+pub(crate) struct Process {
+    pub elector: Elector,
+    pub paused: bool,
+    pub inbox: VecDeque<Event>,
+    pub armed: Option<Duration>,
+    pub guard: u64,
+    pub wake: u64,
+    /// When the elector wanted to be called, on the boot clock.
+    pub due: Option<Duration>,
+    pub reading: Option<u64>,
+    pub writing: Vec<u64>,
+    /// The agent does nothing any more: it ended, died, or was killed.
+    pub over: bool,
+    pub asked_to_end: Option<Duration>,
+    /// When it last sent KILL.
+    pub killed: Option<Duration>,
+    /// When each write was sent, on the boot clock.
+    pub sent: Vec<Duration>,
+    /// When the newest of those that are stored was sent.
+    pub stored: Option<Duration>,
+    /// The newest record that it was shown has the hold annotation.
+    pub held_back: bool,
+    /// How many timeouts came in the second that began then.
+    pub timeouts: (Duration, u32),
+}
+
+/// An established watch.
+pub(crate) struct Stream {
+    pub number: u64,
+    pub last_delivery: Duration,
+}
+
+/// The way between a machine and the API server.
+#[derive(Default)]
+pub(crate) struct Link {
+    pub no_requests_until: Duration,
+    pub no_replies_until: Duration,
+    pub no_watch_until: Duration,
+    pub slow_until: Duration,
+    pub slow_by: Duration,
+    /// Replies of the next writes that get lost.
+    pub lose_replies: u32,
+}
+
+/// A machine.
+pub(crate) struct Machine {
+    pub clocks: Clocks,
+    pub timing: Timing,
+    pub temper: Temper,
+    pub pod: u32,
+    pub life: u32,
+    pub process: Option<Process>,
+    pub app: Option<App>,
+    pub disk: Option<Term>,
+    pub comeback: Comeback,
+    pub back_after: Duration,
+    pub link: Link,
+    pub stream: Option<Stream>,
+    pub gone_since: Duration,
+}
+
+impl Machine {
+    pub(crate) fn new(clocks: Clocks, timing: Timing, temper: Temper) -> Self {
+        Self {
+            clocks,
+            timing,
+            temper,
+            pod: 0,
+            life: 0,
+            process: None,
+            app: None,
+            disk: None,
+            comeback: Comeback::SameDisk,
+            back_after: Duration::from_millis(300),
+            link: Link::default(),
+            stream: None,
+            gone_since: Duration::ZERO,
+        }
+    }
+
+    /// The process, while it is able to do anything.
+    pub(crate) fn acting(&mut self) -> Option<&mut Process> {
+        self.process.as_mut().filter(|process| !process.over)
+    }
+}
+
+/// The identity of a machine's current pod.
+pub(crate) fn identity(machine: usize, pod: u32) -> String {
+    let name = ["ann", "ben", "cid"][machine];
+    if pod == 0 { format!("{name}_{name}-uid_app") } else { format!("{name}{pod}_{name}{pod}-uid_app") }
+}
