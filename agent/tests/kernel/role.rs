@@ -139,6 +139,13 @@ impl Agent {
                 }
             },
             "follow" => self.follow().await,
+            "listen" => loop {
+                let signal = self.signals.next().await.expect("a signal");
+                say("signal", signal);
+                if signal == Signal::QUIT.as_raw() {
+                    break;
+                }
+            },
             "end" => {
                 let code = self.app().exit_code().expect("the first process has ended");
                 std::process::exit(i32::from(code));

@@ -150,8 +150,8 @@ impl Play {
     pub(crate) fn word(&self, name: &str) -> String {
         self.wait(&format!("the line `{name}`"), || {
             let text = self.text();
-            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-            let line = whole.lines().rev().find(|line| line.split(' ').next() == Some(name))?;
+            let end = text.rfind('\n').map_or(0, |end| end + 1);
+            let line = text[..end].lines().rev().find(|line| line.split(' ').next() == Some(name))?;
             Some(line.split_once(' ').map_or("", |(_, value)| value).to_owned())
         })
     }

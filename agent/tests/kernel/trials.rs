@@ -41,6 +41,9 @@ const AS_ROOT: [Named; 4] = [
     ("a_process_that_may_not_be_killed_ends_everything", not_permitted),
 ];
 
+/// Where it is not, started by root.
+const BESIDE_AS_ROOT: [Named; 1] = [("the_stub_waits_with_the_lock_for_what_it_may_not_kill", waiting_stub)];
+
 /// Where it is not.
 const BESIDE: [Named; 2] =
     [("a_killed_stub_takes_agent_and_first_process_along", killed_stub), ("the_terminal_is_the_apps", terminal)];
@@ -67,7 +70,8 @@ pub(crate) fn all() -> Vec<Trial> {
     let namespace = everywhere.clone().map(|named| trial(Place::Namespace, namespaces, named));
     let as_root = AS_ROOT.into_iter().map(|named| trial(Place::Namespace, root, named));
     let beside = everywhere.chain(BESIDE).map(|named| trial(Place::Beside, true, named));
-    namespace.chain(as_root).chain(beside).collect()
+    let beside_as_root = BESIDE_AS_ROOT.into_iter().map(|named| trial(Place::Beside, root, named));
+    namespace.chain(as_root).chain(beside).chain(beside_as_root).collect()
 }
 
 /// Plays with the family of three as the app.
@@ -189,6 +193,7 @@ fn exit_codes(place: Place) {
     }
 }
 
+/// The shell is bash because dash opens the signal mask by itself.
 fn clean_start(place: Place) {
     let app = r#"
         echo signals $(grep -E "^Sig(Blk|Ign)" /proc/self/status)
@@ -197,9 +202,9 @@ fn clean_start(place: Place) {
         echo id "${LEADER_ID-none}"
         echo token "$LEADER_FENCING_TOKEN"
         echo stdin $(cat)"#;
-    let alone = std::process::Command::new("sh").args(["-c", app]).stdin(std::process::Stdio::null()).output();
+    let alone = std::process::Command::new("bash").args(["-c", app]).stdin(std::process::Stdio::null()).output();
     let alone = String::from_utf8(alone.expect("a shell").stdout).expect("text");
-    let mut play = Stage::new(place).play("facts arm=60000 start follow disarm end", &["sh", "-c", app]);
+    let mut play = Stage::new(place).play("facts arm=60000 start follow disarm end", &["bash", "-c", app]);
     play.write("from the test\n");
     play.close_stdin();
     assert_eq!(play.code(), 0);
@@ -290,16 +295,38 @@ fn stopped_stub(place: Place) {
     assert_eq!(play.code(), 137);
 }
 
-/// A root process without the capability KILL, and an app of another user: the agent cannot end it, the namespace's end does.
+/// A root process without the capability KILL, and an app of another user.
+const WITHOUT_KILL: [&str; 3] = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"];
+const OTHER_USER: [&str; 3] = ["sh", "-c", "exec setpriv --reuid=12345 --clear-groups sh -c 'echo up; exec sleep 60'"];
+
+/// The agent cannot end the app; the namespace's end does.
 fn not_permitted(place: Place) {
-    let without_kill = ["setpriv", "--bounding-set=-kill", "--inh-caps=-kill"];
-    let stage = Stage::new(place).through(&without_kill);
-    let folder = tempfile::tempdir().expect("a folder");
-    let app = "exec setpriv --reuid=12345 --clear-groups sh -c 'echo up; exec sleep 60'";
-    let mut play = stage.with_state(folder.path()).play("arm=60000 start past-deadline=300 kill", &["sh", "-c", app]);
+    let stage = Stage::new(place).through(&WITHOUT_KILL);
+    let mut play = stage.play("arm=60000 start past-deadline=300 kill", &OTHER_USER);
     assert!(play.word("denied").contains("EPERM"), "{}", play.text());
     play.all_dead();
     assert_eq!(play.code(), 137);
+}
+
+/// There is no namespace to end: the stub stays, and nobody reclaims beside a living app.
+fn waiting_stub(place: Place) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let second = || {
+        let mut play = Stage::new(place).with_state(folder.path()).play("facts", &[]);
+        play.code();
+        play.word("lock")
+    };
+    let stage = Stage::new(place).through(&WITHOUT_KILL).with_state(folder.path());
+    let mut play = stage.play("arm=60000 start follow end", &OTHER_USER);
+    play.word("up");
+    let (stub, agent) = (play.stub(), play.agent());
+    let app = children(agent)[0];
+    kill_process(agent, Signal::KILL).expect("killed");
+    play.wait("the app's coming to the stub", || children(stub).contains(&app).then_some(()));
+    assert_eq!(second(), "false");
+    kill_process(app, Signal::KILL).expect("killed");
+    assert_eq!(play.code(), 137);
+    assert_eq!(second(), "true");
 }
 
 fn killed_stub(place: Place) {
@@ -313,23 +340,37 @@ fn killed_stub(place: Place) {
     play.wait("the death of both", || (gone(agent) && gone(first[0])).then_some(()));
 }
 
-/// `script` gives the process under test a terminal: the app reads from it, and Ctrl-C ends the app and not us.
+/// `script` gives the process under test a terminal: the app reads from it, Ctrl-C ends the app and not us, and once it is
+/// gone the keyboard's signals reach the agent, each once.
 fn terminal(_: Place) {
     let me = std::env::current_exe().expect("a path");
-    let run = |app: &str, keys: &str| {
-        let command = format!("{} agent arm=60000 start follow disarm end -- sh -c '{app}'", me.display());
+    let run = |words: &str, app: &str| {
+        let command = format!("{} agent {words} -- sh -c '{app}'", me.display());
         // What `play` adds after the command is dropped by the shell.
         let in_a_terminal = ["sh", "-c", "exec script --quiet --return --command \"$0\" /dev/null", &command];
-        let stage = Stage::new(Place::Beside).through(&in_a_terminal);
-        let mut play = stage.play("", &[]);
-        play.word("ready\r");
-        play.write(keys);
-        let code = play.code();
-        (code, play.text())
+        let play = Stage::new(Place::Beside).through(&in_a_terminal).play("", &[]);
+        play.word("ready");
+        play
     };
-    let (code, text) = run("echo ready; read line; echo answer $line; exit 4", "hello\n");
-    assert!(text.contains("answer hello"), "{text}");
-    assert_eq!(code, 4);
-    let (code, text) = run("echo ready; exec sleep 60", "\u{3}");
-    assert_eq!(code, 130, "{text}");
+    let mut play = run("arm=60000 start follow disarm end", "echo ready; read line; echo answer $line; exit 4");
+    play.write("hello\n");
+    assert_eq!(play.code(), 4);
+    assert_eq!(play.word("answer").trim(), "hello");
+
+    let mut play = run("arm=60000 start follow disarm end", "echo ready; exec sleep 60");
+    play.write(CONTROL_C);
+    assert_eq!(play.code(), 130, "{}", play.text());
+
+    let mut play = run("arm=60000 start follow disarm listen", "echo ready");
+    play.word("gone");
+    play.write(CONTROL_C);
+    play.wait("SIGINT", || play.text().contains("signal 2\r").then_some(()));
+    play.write(CONTROL_BACKSLASH);
+    assert_eq!(play.code(), 0);
+    assert_eq!(play.text().matches("signal 2\r").count(), 1, "{}", play.text());
 }
+
+/// What a keyboard sends for SIGINT.
+const CONTROL_C: &str = "\u{3}";
+/// What a keyboard sends for SIGQUIT.
+const CONTROL_BACKSLASH: &str = "\u{1c}";
