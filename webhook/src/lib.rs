@@ -1,5 +1,6 @@
 //! Admission of annotated workloads.
 
+pub mod cli;
 pub mod inject;
 
 pub mod access;

@@ -44,12 +44,14 @@ fn map(
     }
 }
 
-/// Patches a list of named items by what was added, or by what was taken out, or item by item; `false` when the change is none
-/// of these or its items have no names.
+/// Patches a list of objects by what was added, or by what was taken out, or item by item; `false` when the change is none of
+/// these.
 fn list(path: &mut PointerBuf, before: &[Value], after: &[Value], operations: &mut Vec<PatchOperation>) -> bool {
-    let names =
-        |list: &[Value]| list.iter().map(|item| item["name"].as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-    let (Some(old), Some(new)) = (names(before), names(after)) else { return false };
+    if !before.iter().chain(after).all(Value::is_object) {
+        return false;
+    }
+    let names = |list: &[Value]| list.iter().map(|item| item["name"].clone()).collect::<Vec<_>>();
+    let (old, new) = (names(before), names(after));
     if old == new {
         for (index, (before, after)) in before.iter().zip(after).enumerate() {
             path.push_back(index);
