@@ -15,8 +15,10 @@ pub(super) struct Leading {
     term: Term,
     /// When the last write that is known to be stored was sent.
     sent: Now,
-    /// L as that write says, shortened where the boot clock was seen to be slow.
+    /// L as that write says, shortened where the boot clock was seen to be slow, or was not yet compared.
     lease: Duration,
+    /// When the boot clock was last compared with the raw one, or will be compared from.
+    compared: Now,
     /// The deadline that the caller was told last.
     armed: Option<Duration>,
     next_renewal: Duration,
@@ -49,7 +51,9 @@ impl Leading {
         Self {
             term,
             sent,
-            lease: timing.lease(),
+            // Until the first renewal tells, the boot clock may be as slow as is let pass.
+            lease: timing.lease().mul_f64(1.0 - MAX_CLOCK_SKEW),
+            compared: sent,
             armed: None,
             next_renewal: sent.boot + timing.renew_period(),
             stop: None,
@@ -139,10 +143,15 @@ impl Elector {
         if sent.boot <= leading.sent.boot {
             return;
         }
-        let rate = clock_rate(leading.sent, sent);
-        leading.lease = lease.mul_f64(rate.min(1.0));
         leading.sent = sent;
         leading.next_renewal = sent.boot + renew_period;
+        // Over a shorter time, a moment between the reading of the two clocks would look like a clock that is off.
+        if sent.boot < leading.compared.boot + renew_period / 2 {
+            return;
+        }
+        let rate = clock_rate(leading.compared, sent);
+        leading.compared = sent;
+        leading.lease = lease.mul_f64(rate.min(1.0));
         if (rate - 1.0).abs() > MAX_CLOCK_SKEW {
             self.begin_stop(StopReason::ClockSkew, now);
         }
@@ -173,6 +182,8 @@ impl Elector {
         {
             if !stop.killed && now.boot >= at {
                 stop.killed = true;
+                // After a pause this is later than it was due, and what was killed gets its time to go all the same.
+                stop.kill_at = Some(now.boot);
                 self.actions.push_back(Action::Kill);
             } else if stop.killed && now.boot >= at + GONE_AFTER_KILL {
                 self.die(Loss::NotGone);

@@ -320,7 +320,7 @@ impl Elector {
             Phase::Standby(standby) => [self.standby_timeout(standby, now), None],
             Phase::Leading(leading) => [Some(leading.next_timeout(self.margin)), request(leading.next_renewal())],
             Phase::Releasing(releasing) => [Some(releasing.until()), request(Duration::ZERO)],
-            Phase::Ended => [None, None],
+            Phase::Ended => return None,
         };
         phase.into_iter().chain([read]).flatten().min()
     }
@@ -398,6 +398,9 @@ impl Elector {
             Reply::Refused => {
                 self.attempts.retain(|attempt| attempt.number != number);
                 self.retry_later(now);
+                if let Phase::Leading(leading) = &mut self.phase {
+                    leading.renew_at(now.boot);
+                }
             }
             Reply::Unknown => {
                 if now.boot.saturating_sub(sent) < RETRY {

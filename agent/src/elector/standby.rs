@@ -94,14 +94,13 @@ impl Elector {
         let soonest = standby.not_before.max(self.not_before);
         let Some(sighting) = &self.sighting else { return self.never_seen_absent.then_some(self.not_before) };
         let Some(record) = sighting.record() else { return Some(self.not_before) };
-        if standby.reclaim.is_some() && may_keep(record) {
-            return Some(self.not_before);
-        }
-        if !may_acquire(record) {
+        let own = self.settings.timing.lease();
+        let reclaims = standby.reclaim.is_some() && may_keep(record);
+        if !reclaims && !may_acquire(record) {
             return None;
         }
-        let own = self.settings.timing.lease();
-        let free_in = if sighting.is_free(own, now) { Duration::ZERO } else { sighting.remaining(own, now) };
+        let free_in =
+            if reclaims || sighting.is_free(own, now) { Duration::ZERO } else { sighting.remaining(own, now) };
         let room =
             if self.settings.timing.has_room(self.margin) { Duration::ZERO } else { self.settings.timing.lease() };
         Some((now.boot + free_in.max(room)).max(soonest))
@@ -123,9 +122,10 @@ impl Elector {
         self.actions.push_back(Action::StoreTerm(held.term));
         let deadline = leading.deadline(self.margin);
         let too_late = now.boot + self.settings.timing.grace() >= deadline;
+        let held_back = self.sighting.as_ref().and_then(Sighting::record).is_some_and(|record| !may_keep(record));
         leading.set_armed(deadline);
         self.phase = Phase::Leading(leading);
-        if self.closing || too_late {
+        if self.closing || too_late || held_back {
             self.begin_release(now);
         } else {
             self.actions.push_back(Action::Arm(deadline));
