@@ -59,9 +59,10 @@ impl Document {
         let padded = "\n".repeat(line - 1) + text.trim_start_matches('\u{feff}');
         let value: Value = serde_saphyr::from_str_with_options(&padded, options).map_err(|error| {
             let (line, column) = error.location().map_or((line as u64, 1), |at| (at.line(), at.column()));
-            let message = error.without_snippet().to_string();
+            let message = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
             // The place is said in front.
             let message = message.replace(&format!(" at line {line}, column {column}"), "");
+            let (line, column) = tab(&padded, &message, line).unwrap_or((line, column));
             Error::Invalid { file: file.to_owned(), line, column, message }
         })?;
         if !value.is_object() && !value.is_null() {
@@ -94,6 +95,15 @@ impl Document {
         }
         &self.text[start..]
     }
+}
+
+/// Where the tab stands that a parser complains of: it names the place where the value before it begins.
+fn tab(text: &str, message: &str, from: u64) -> Option<(u64, u64)> {
+    let lines = (1_u64..).zip(text.lines()).filter(|&(number, _)| number >= from && message.contains("found a tab"));
+    let indent = |line: &str| line.chars().take_while(|&letter| letter == ' ').count();
+    lines
+        .into_iter()
+        .find_map(|(number, line)| line[indent(line)..].starts_with('\t').then(|| (number, indent(line) as u64 + 1)))
 }
 
 fn head(text: &str) -> &str {

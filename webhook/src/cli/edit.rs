@@ -111,7 +111,7 @@ fn annotate(file: &mut File, asked: &Asked<'_>) -> Result<(), Error> {
     if workloads.len() != 1 {
         return Err(Error::NotOne {
             file: file.name.clone(),
-            options: if with_id { "--id and its like" } else { "--container and --command" },
+            options: if with_id { "--id" } else { "--container or --command" },
             found: workloads,
             fix: if with_id {
                 "annotate the ones to elect with leader.io/id instead, or give a file with one workload"

@@ -119,7 +119,7 @@ pub enum Error {
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Refused(Vec<Refused>),
     /// The options say something about one workload, and the file does not have exactly one.
-    #[error("{file}: {options} name one workload, but the file has {}: {fix}", if .found.is_empty() { "none".to_owned() } else { .found.join(", ") })]
+    #[error("{file}: {options} is about one workload, but the file has {}: {fix}", if .found.is_empty() { "none".to_owned() } else { .found.join(", ") })]
     NotOne {
         /// The file.
         file: String,

@@ -116,3 +116,42 @@ fn pretty(file: &File, value: &impl serde::Serialize) -> Result<String, Error> {
 fn with_returns(text: &str) -> String {
     text.replace("\r\n", "\n").replace('\n', "\r\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+
+    fn value() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![
+            ".{0,12}",
+            "[ \\n\\t#:'\"|>\\\\-]{0,6}",
+            "(yes|no|on|off|y|n|null|~|true|0o17|0644|1e3|0x1F|1_000|12:30|2026-11-02|\\.inf|=|<<|---|\\.\\.\\.)",
+            "[a-z]{1,4}( [a-z]{20,40}){3}\\n{0,3}",
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            (-1e6..1e6).prop_map(Value::from),
+            text.clone().prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 24, 5, move |inner| {
+            prop_oneof![
+                vec(inner.clone(), 0..5).prop_map(Value::from),
+                vec((text.clone(), inner), 0..5).prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_as_the_same_value(value in value()) {
+            let file = File { name: "file".to_owned(), documents: Vec::new() };
+            let text = rendered(&file, &json!({ "value": value })).unwrap();
+            let read: Value = serde_saphyr::from_str(&text).unwrap();
+            prop_assert_eq!(&read["value"], &value, "{}", text);
+        }
+    }
+}

@@ -16,23 +16,20 @@ pub(super) struct View<'a> {
     pub template: &'a Value,
 }
 
-/// What is said about `now` that was not true of `before`, the injected live object.
-pub(super) fn new_risks(
-    now: &View<'_>,
-    before: Option<&View<'_>>,
-    options: &Options,
-    live_before: bool,
-) -> Vec<String> {
-    let known = before.filter(|_| live_before).map(|view| risks(view, options)).unwrap_or_default();
+/// What is said about `now` that was not true of `before`, the live object that is injected with this id.
+pub(super) fn new_risks(now: &View<'_>, before: Option<&View<'_>>, options: &Options) -> Vec<String> {
+    let known = before.map(|view| risks(view, options)).unwrap_or_default();
     let mut said = Vec::new();
-    if !live_before && let Ok(chosen) = options::container(options, now.template) {
+    if before.is_none()
+        && let Ok(chosen) = options::container(options, now.template)
+    {
         said.push(format!(
             "leader election `{}` is on: `{}` runs on one replica at a time, the others stand by",
             options.id, chosen.name
         ));
     }
     said.extend(risks(now, options).into_iter().filter(|risk| !known.contains(risk)));
-    if !live_before {
+    if before.is_none() {
         said.push("the agent's emptyDir counts as local data: `kubectl drain` needs --delete-emptydir-data".to_owned());
     }
     said

@@ -129,6 +129,15 @@ fn wrapped_container(chosen: Chosen<'_>) -> Result<(), Refusal> {
             return Err(collision(&path, format!("the path `{mounted}`"), &format!("mount it outside of {ours}")));
         }
     }
+    for (index, mount) in items(chosen.container, "volumeMounts").iter().enumerate() {
+        let mounted = text(mount, "mountPath").unwrap_or_default();
+        // The runtime makes the folder to mount on, which it cannot inside of a volume that is read-only.
+        if mount["readOnly"] == true && is_within(names::TOKEN_PATH, mounted) {
+            let path = format!("{path}.volumeMounts[{index}]");
+            let fix = "mount it on a folder of its own, or without readOnly";
+            return Err(collision(&path, format!("the folder `{mounted}` of {} read-only", names::TOKEN_PATH), fix));
+        }
+    }
     for (index, variable) in items(chosen.container, "env").iter().enumerate() {
         // The log filter is not injected: it is the user's to set.
         if let Some(name) = text(variable, "name").filter(|name| env::ALL.contains(name) && *name != env::LOG) {

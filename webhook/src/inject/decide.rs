@@ -123,29 +123,31 @@ fn elect(
         template.clone()
     };
 
+    let live_before = live.as_ref().is_some_and(|live| live.intact && live.record.id == options.id.as_str());
+    let new_risks = || {
+        let now = advice::View { object, template: &plain };
+        let before = old.zip(live.as_ref()).map(|(old, live)| advice::View { object: old, template: &live.plain });
+        advice::new_risks(&now, before.filter(|_| live_before).as_ref(), options)
+    };
     let same = |record: &Record| record.id == options.id.as_str() && record.options == options.written;
     if let Some(live) = live.as_ref().filter(|live| live.intact && same(&live.record))
         && canonical(&plain) == canonical(&live.plain)
     {
         let object = with_template(object, live.template.clone());
-        return Ok(outcome(object, options, &live.record, &live.plain, Made::KeptLive, true));
+        let mut kept = outcome(object, options, &live.record, &live.plain, Made::KeptLive, live_before);
+        kept.warnings = new_risks();
+        return Ok(kept);
     }
 
     let chosen = options::container(options, &plain)?;
     check::refuse(object, &plain, chosen)?;
     options.check_timing(&plain["spec"], chosen.container)?;
     let intact = own.filter(|record| is_intact(template, record));
-    let live_before = live.as_ref().is_some_and(|live| live.intact && live.record.id == options.id.as_str());
     let mut warnings = Vec::new();
     if intact.is_none() && is_touched(template) && own.is_none() {
         warnings.push(advice::without_record(arriving.as_ref().err()));
     }
-    warnings.extend(advice::new_risks(
-        &advice::View { object, template: &plain },
-        old.zip(live.as_ref()).map(|(old, live)| advice::View { object: old, template: &live.plain }).as_ref(),
-        options,
-        live_before,
-    ));
+    warnings.extend(new_risks());
 
     // A record of its own, not the live one's: it was kept elsewhere (undo, export), and its template with it.
     let of_its_own = |record: &&Record| live.as_ref().is_none_or(|live| live.record != **record);

@@ -184,3 +184,47 @@ pub(super) fn without_our_volume(list: &str) -> Option<String> {
     let names: Vec<&str> = list.split(',').filter(|name| name.trim() != names::VOLUME).collect();
     Some(names.join(",")).filter(|list| !list.trim().is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the kubelet makes of a word in `command` when no variable is known: k8s.io/kubernetes
+    /// `third_party/forked/golang/expansion`, byte by byte.
+    fn expanded(word: &str) -> String {
+        let mut rest = word;
+        let mut done = String::new();
+        while let Some(at) = rest.find('$') {
+            done.push_str(&rest[..at]);
+            let after = &rest[at + 1..];
+            let (taken, text) = match after.chars().next() {
+                Some('$') => (1, "$".to_owned()),
+                Some('(') => match after.find(')') {
+                    Some(end) => (end + 1, format!("<{}>", &after[1..end])),
+                    None => (1, "$(".to_owned()),
+                },
+                Some(letter) => (letter.len_utf8(), format!("${}", char::from(after.as_bytes()[0]))),
+                None => (0, "$".to_owned()),
+            };
+            done.push_str(&text);
+            rest = &after[taken..];
+        }
+        done + rest
+    }
+
+    proptest! {
+        #[test]
+        fn an_escaped_word_reaches_the_program_as_it_is(word in "[$()aé ]{0,12}") {
+            prop_assert_eq!(expanded(&escape(&word)), word);
+        }
+
+        #[test]
+        fn a_wrapped_command_unwraps_to_itself(entry in proptest::collection::vec("[a-z/$-]{0,5}", 0..4)) {
+            prop_assert_eq!(unwrap(&wrap(&entry)), Some(entry.clone()));
+            prop_assert_eq!(unwrap(&wrap(&wrap(&entry))), Some(entry.clone()));
+            prop_assert_eq!(unwrap(&entry), None);
+        }
+    }
+}

@@ -169,6 +169,11 @@ fn names_that_collide_are_refused_with_their_place() {
             "outside of /leader",
         ),
         (
+            &format!("{container}/volumeMounts"),
+            json!([{"name": "a", "mountPath": "/var/run/", "readOnly": true}]),
+            "uses the folder `/var/run/` of",
+        ),
+        (
             "/spec/template/spec/containers/1/volumeMounts",
             json!([{"name": "leader-io-token", "mountPath": "/x"}]),
             "the volume `leader-io-token`",

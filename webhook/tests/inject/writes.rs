@@ -380,3 +380,24 @@ fn risks_are_said_when_they_begin_and_not_again() {
     again["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/billing:2".into();
     assert_eq!(review(&again, Some(&shared)).unwrap().warnings, Vec::<String>::new());
 }
+
+#[test]
+fn scaling_down_to_one_is_pointed_out() {
+    let mut arriving = Write::Reapply.arriving(&user(), &live());
+    arriving["spec"]["replicas"] = json!(1);
+    let answer = review(&arriving, Some(&live())).unwrap();
+    assert_eq!(answer.warnings, ["one replica has no standby: set spec.replicas to 2 or more"]);
+}
+
+/// A Deployment as version 0.1.0 injected it and an API server stored it. No version may call it broken: that would
+/// start a rollout of every workload at the first write after an upgrade.
+#[test]
+fn what_the_first_version_injected_is_kept_and_ejected() {
+    let stored: Value = serde_json::from_str(include_str!("stored-by-0.1.0.json")).unwrap();
+    for write in SAME {
+        let answer = upgraded(&write.arriving(&user(), &stored), Some(&stored)).unwrap();
+        assert_eq!(template(&answer.object), template(&stored), "{write:?}");
+    }
+    let ejected = review(&without_id(&stored), Some(&stored)).unwrap().object;
+    assert_eq!(ejected, defaulted(&deployment(&plain(), None)));
+}

@@ -1,0 +1,251 @@
+//! `kubectl leader` as a person runs it.
+
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+
+const FILE: &str = "\
+# licence header
+apiVersion: v1
+kind: Service   # not touched
+metadata: {name: billing}
+spec:
+  ports:
+  - {port:   80}
+---
+# the app
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: billing, namespace: shop, annotations: {leader.io/id: billing}}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: billing}}
+  template:
+    metadata: {labels: {app: billing}}
+    spec:
+      containers:
+      - name: app
+        image: registry.example/billing:1
+        command: [/billing]   # the entry point
+        args: [\"yes\", \"0644\", \"12:30\"]
+      volumes:
+      - {name: settings, configMap: {name: settings, defaultMode: 0644}}
+
+# the settings
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data:
+  text: |
+    ---
+    # not a comment
+...
+";
+
+fn leader(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-leader"))
+        .args(arguments)
+        .env_remove("LEADER_AGENT_IMAGE")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It may end before it has read everything, when its arguments are wrong.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> &str {
+    std::str::from_utf8(&output.stdout).unwrap()
+}
+
+fn stderr(output: &Output) -> &str {
+    std::str::from_utf8(&output.stderr).unwrap()
+}
+
+/// What a successful run prints.
+#[track_caller]
+fn printed(arguments: &[&str], input: &str) -> String {
+    let output = leader(arguments, input);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    stdout(&output).to_owned()
+}
+
+/// What a failed run says; nothing else is printed.
+#[track_caller]
+fn failed(arguments: &[&str], input: &str) -> String {
+    let output = leader(arguments, input);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(2), ""), "{}", stderr(&output));
+    stderr(&output).to_owned()
+}
+
+/// The same Deployment without the annotation.
+fn plain() -> String {
+    FILE.replace(", annotations: {leader.io/id: billing}", "")
+}
+
+fn deployment(json: &str) -> Value {
+    let list: Value = serde_json::from_str(json).unwrap();
+    list["items"].as_array().unwrap().iter().find(|item| item["kind"] == "Deployment").unwrap().clone()
+}
+
+#[test]
+fn documents_that_are_not_touched_stay_byte_for_byte() {
+    let injected = printed(&["inject", "-f", "-"], FILE);
+    let (service, rest) = FILE.split_once("---\n").unwrap();
+    let settings = &rest[rest.find("# the settings").unwrap()..];
+    assert!(injected.starts_with(&format!("{service}---\n# the app\napiVersion: apps/v1\n")), "{injected}");
+    assert!(injected.ends_with(settings), "{injected}");
+    assert!(injected.contains("name: leader-agent"), "{injected}");
+}
+
+#[test]
+fn a_file_without_an_id_is_printed_as_it_is_and_says_so() {
+    let output = leader(&["inject", "-f", "-"], &plain());
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), plain().as_str()));
+    assert!(stderr(&output).starts_with("Warning: <stdin>: nothing to inject"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_yaml_1_1_would_take_for_something_else_is_read_and_written_as_kubectl_does() {
+    let injected = printed(&["inject", "-f", "-"], FILE);
+    for text in ["- \"yes\"\n", "- \"0644\"\n", "- \"12:30\"\n", "defaultMode: 420\n"] {
+        assert!(injected.contains(text), "{text} {injected}");
+    }
+}
+
+#[test]
+fn eject_is_the_inverse_and_injecting_twice_changes_nothing() {
+    let injected = printed(&["inject", "-f", "-", "--id", "billing"], &plain());
+    assert_eq!(printed(&["inject", "-f", "-"], &injected), injected);
+    let ejected = printed(&["eject", "-f", "-", "-o", "json"], &injected);
+    assert_eq!(ejected, printed(&["eject", "-f", "-", "-o", "json"], &plain()));
+    assert_eq!(stdout(&leader(&["inject", "-f", "-", "-o", "diff"], &injected)), "");
+}
+
+#[test]
+fn options_are_written_as_annotations() {
+    let no_command = plain().replace("        command: [/billing]   # the entry point\n", "");
+    let arguments = ["inject", "-f", "-", "-o", "json", "--id", "b", "--container", "app", "--command", r#"["/x"]"#];
+    let object = deployment(&printed(&arguments, &no_command));
+    let annotations = json!({"leader.io/id": "b", "leader.io/container": "app", "leader.io/command": "[\"/x\"]"});
+    assert_eq!(object["metadata"]["annotations"], annotations);
+    assert_eq!(
+        object["spec"]["template"]["spec"]["containers"][0]["command"],
+        json!(["/leader/agent", "run", "--", "/x"])
+    );
+}
+
+#[test]
+fn options_that_do_not_fit_the_file_are_refused() {
+    let two = format!("{}---\n{}", plain(), plain());
+    let error = failed(&["inject", "-f", "-", "--id", "x"], &two);
+    assert!(
+        error.contains("--id is about one workload") && error.matches("Deployment shop/billing").count() == 2,
+        "{error}"
+    );
+    let error = failed(&["inject", "-f", "-", "--id", "x"], "kind: Service\n");
+    assert!(error.contains("the file has none"), "{error}");
+    let error = failed(&["inject", "-f", "-", "--container", "app"], &plain());
+    assert!(error.contains("or give --id"), "{error}");
+    let error = failed(&["inject", "-f", "-", "--id", "other"], FILE);
+    assert!(error.contains("leader.io/id: billing, but --id says other"), "{error}");
+}
+
+#[test]
+fn the_patch_makes_what_json_prints() {
+    let patch: json_patch::Patch =
+        serde_json::from_str(&printed(&["inject", "-f", "-", "-o", "patch", "--id", "billing"], &plain())).unwrap();
+    let mut patched = deployment(&printed(&["inject", "-f", "-", "-o", "json"], &plain()));
+    json_patch::patch(&mut patched, &patch).unwrap();
+    assert_eq!(patched, deployment(&printed(&["inject", "-f", "-", "-o", "json", "--id", "billing"], &plain())));
+    assert_eq!(printed(&["inject", "-f", "-", "-o", "patch"], &plain()), "[]\n");
+}
+
+#[test]
+fn a_diff_has_the_exit_codes_of_kubectl_diff_and_no_colour_in_a_pipe() {
+    let output = leader(&["inject", "-f", "-", "-o", "diff"], FILE);
+    assert_eq!(output.status.code(), Some(1));
+    let diff = stdout(&output);
+    assert!(diff.starts_with("--- <stdin> (Deployment shop/billing)\n+++ "), "{diff}");
+    assert!(diff.contains("\n+        - /leader/agent\n") && !diff.contains('\x1b'), "{diff}");
+    // What only is written otherwise is not shown.
+    assert!(!diff.contains("\n-"), "{diff}");
+    let same = leader(&["inject", "-f", "-", "-o", "diff"], &plain());
+    assert_eq!((same.status.code(), stdout(&same)), (Some(0), ""));
+    failed(&["inject", "-f", "-", "-o", "diff"], "a: [");
+}
+
+#[test]
+fn a_file_that_is_not_valid_names_line_and_column() {
+    for (text, place) in [
+        ("a: 1\n---\nb: [1\nc: 2\n", "<stdin>:4:2: "),
+        ("a: 1\n---\nb: 1\n\tc: 2\n", "<stdin>:4:1: "),
+        ("a: 1\n--- # two\n\nb: 1\nb: 2\n", "<stdin>:5:1: "),
+        ("a: b: c\n", "<stdin>:1:5: "),
+        ("---\n# a letter\nDear kubectl\n", "<stdin>:3:1: "),
+    ] {
+        let error = failed(&["inject", "-f", "-"], text);
+        assert!(error.starts_with(&format!("error: {place}")), "{text:?} {error}");
+    }
+}
+
+#[test]
+fn files_are_read_and_named_in_errors() {
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("inject_cli.yaml");
+    std::fs::write(&path, b"a: 1\nb: \"\xc3\xa9\xff\"\n").unwrap();
+    let path = path.to_str().unwrap();
+    let error = failed(&["inject", "-f", path], "");
+    assert_eq!(error, format!("error: {path}:2:6: this is not UTF-8 text\n"));
+    std::fs::write(path, FILE).unwrap();
+    assert_eq!(printed(&["inject", "-f", path], ""), printed(&["inject", "-f", "-"], FILE));
+    let error = failed(&["inject", "-f", "/does/not/exist"], "");
+    assert!(error.starts_with("error: /does/not/exist: No such file"), "{error}");
+}
+
+#[test]
+fn refusals_name_file_line_and_workload_and_all_are_said() {
+    let no_command = FILE.replace("        command: [/billing]   # the entry point\n", "");
+    let error = failed(&["inject", "-f", "-"], &format!("{no_command}---\n{}", no_command.replace("shop", "stage")));
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), 2, "{error}");
+    assert!(lines[0].starts_with("error: <stdin>:10: Deployment shop/billing: container `app`"), "{error}");
+    assert!(lines[1].contains("Deployment stage/billing"), "{error}");
+}
+
+#[test]
+fn warnings_are_written_as_kubectl_writes_them() {
+    let output = leader(&["inject", "-f", "-"], FILE);
+    for line in stderr(&output).lines() {
+        assert!(line.starts_with("Warning: <stdin>:10: Deployment shop/billing: "), "{line}");
+    }
+    let injected = stdout(&output);
+    let ejected = leader(&["eject", "-f", "-"], injected);
+    assert!(stderr(&ejected).contains("all 2 replicas run the app at the same time"), "{}", stderr(&ejected));
+}
+
+#[test]
+fn workloads_in_a_list_are_injected() {
+    let object = printed(&["eject", "-f", "-", "-o", "json"], &plain());
+    let injected = deployment(&printed(&["inject", "-f", "-", "-o", "json", "--id", "billing"], &object));
+    assert_eq!(injected["spec"]["template"]["spec"]["initContainers"][0]["name"], "leader-agent");
+}
+
+#[test]
+fn lines_that_end_with_carriage_returns_stay_so() {
+    let injected = printed(&["inject", "-f", "-"], &FILE.replace('\n', "\r\n"));
+    assert_eq!(injected.replace("\r\n", ""), printed(&["inject", "-f", "-"], FILE).replace('\n', ""));
+}
+
+#[test]
+fn the_agents_image_is_this_versions_or_the_one_asked_for() {
+    let of_version = format!("image: ghcr.io/leader-io/leader-agent:{}\n", env!("CARGO_PKG_VERSION"));
+    assert!(printed(&["inject", "-f", "-"], FILE).contains(&of_version));
+    let arguments = ["inject", "-f", "-", "--agent-image", "mirror.example/agent:1"];
+    assert!(printed(&arguments, FILE).contains("image: mirror.example/agent:1\n"));
+}
