@@ -63,6 +63,9 @@ fn of_account(folder: &Path, host: String) -> Result<Config, CredentialsError> {
     let address =
         format!("https://{bracketed}:{port}").parse().map_err(|source| CredentialsError::Address { host, port, source })?;
     let mut config = Config::new(address);
+    // The file is what counts, read again when the CA is rotated. Without a list beside it, if an empty one, the client first
+    // asks for the system's roots, of which an image made from scratch has none.
+    config.root_cert = Some(Vec::new());
     config.root_cert_file = Some(folder.join("ca.crt"));
     config.auth_info.token_file = Some(folder.join("token").to_string_lossy().into_owned());
     if let Ok(namespace) = std::fs::read_to_string(folder.join("namespace")) {
