@@ -10,7 +10,9 @@ use leader_agent::{
     guard::{self, Guard, GuardOptions, Signals},
 };
 use rustix::{
-    process::{Pid, PidfdFlags, PidfdGetfdFlags, Signal, getpid, getppid, kill_process, pidfd_getfd, pidfd_open},
+    process::{
+        Pid, PidfdFlags, PidfdGetfdFlags, Signal, getpgrp, getpid, getppid, kill_process, pidfd_getfd, pidfd_open,
+    },
     time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime},
 };
 
@@ -84,6 +86,7 @@ impl Agent {
             "facts" => {
                 say("pid", getpid().as_raw_nonzero());
                 say("parent", Pid::as_raw(getppid()));
+                say("own-group", getpgrp() == getpid());
                 say("private", self.guard.is_private_namespace());
                 say("lock", self.guard.has_lock());
                 say("notes", self.guard.notes().len());

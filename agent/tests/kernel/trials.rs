@@ -17,10 +17,11 @@ const FAMILY: &str = r#"trap "" TERM; (setsid "$0" beat 1 &); setsid "$0" beat 2
 type Named = (&'static str, fn(Place));
 
 /// In every place.
-const EVERYWHERE: [Named; 13] = [
+const EVERYWHERE: [Named; 14] = [
     ("the_agents_death_is_everyones", agents_death),
     ("a_stopped_agent_and_its_app_are_dead_by_the_deadline", stopped_agent),
     ("the_stub_keeps_the_deadline_by_itself", stub_alone),
+    ("stub_and_agent_have_the_shortest_slice_and_the_app_has_not", slices),
     ("a_forced_loss_is_the_end_of_everything", forced_loss),
     ("a_deadline_that_is_moved_or_dropped_does_not_come", moved_deadline),
     ("gone_is_when_the_last_orphan_ended", orphans),
@@ -215,6 +216,8 @@ fn clean_start(place: Place) {
     assert_eq!(play.word("id"), "none");
     assert_eq!(play.word("token"), "4711");
     assert_eq!(play.word("stdin"), "from the test");
+    // In the stub's group it would hear the terminal's signals a second time.
+    assert_eq!(play.word("own-group"), "true");
     assert_eq!(play.word("private"), (place == Place::Namespace).to_string());
 }
 
@@ -275,6 +278,26 @@ fn not_dumpable(place: Place) {
     assert_eq!(owner(play.stub()), 0);
     assert_eq!(owner(play.agent()), 0);
     assert_eq!(owner(children(play.agent())[0]), 65534, "the app is its user's own");
+    play.write("\n");
+    assert_eq!(play.code(), 0);
+}
+
+/// Where the kernel tells: `se.slice` is in /proc/PID/sched since Linux 6.12, which is also the first to take one.
+fn slices(place: Place) {
+    let mut play = Stage::new(place).play("arm=60000 start follow disarm end", &["sh", "-c", "echo up; read line"]);
+    play.word("up");
+    let slice = |process: Pid| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{}/sched", process.as_raw_nonzero())).ok()?;
+        text.lines().find(|line| line.starts_with("se.slice"))?.split_whitespace().last()?.parse().ok()
+    };
+    let ours = slice(Pid::from_raw(std::process::id().cast_signed()).expect("an id"));
+    if ours.is_none() {
+        eprintln!("left out: this kernel does not tell the slice of a process");
+    } else {
+        assert_eq!(slice(play.stub()), Some(100_000));
+        assert_eq!(slice(play.agent()), Some(100_000));
+        assert_eq!(slice(children(play.agent())[0]), ours);
+    }
     play.write("\n");
     assert_eq!(play.code(), 0);
 }
