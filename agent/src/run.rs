@@ -225,8 +225,8 @@ impl Run {
     }
 
     fn stop(&mut self, reason: StopReason) {
-        info!(%reason, "stopping the application");
         if reason != StopReason::Shutdown {
+            warn!(%reason, "stopping the application");
             self.signal_app(stop_signal::TERM);
         }
     }
