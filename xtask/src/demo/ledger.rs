@@ -122,7 +122,7 @@ impl<'a> Ledger<'a> {
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["logs", "--selector=app.kubernetes.io/name=writer", "--all-containers", "--prefix", "--tail=20"],
         ] {
-            text += &["$ kubectl -n", NAMESPACE, &arguments.join(" "), "\n"].join(" ");
+            text += &["$ kubectl -n ", NAMESPACE, " ", &arguments.join(" "), "\n"].concat();
             text += &self.kubectl(arguments).output().map_or_else(|e| format!("{e:#}\n"), |o| o.stdout + &o.stderr);
         }
         text + &self.report().map_or_else(|error| format!("no report: {error:#}\n"), |report| report.to_string())

@@ -139,7 +139,8 @@ impl Demo<'_> {
         );
         let processes = self.ledger.processes(&leader.pod)?;
         ensure!(!processes.is_empty(), "no processes of {} were found", leader.pod);
-        self.teller.shell(&format!("kill -9 {}", processes.join(" ")), &[0])?;
+        // The first to die takes the others along, and kill then says by code 1 that they are gone.
+        self.teller.shell(&format!("kill -9 {}", processes.join(" ")), &[0, 1])?;
         self.teller.kubectl(&["delete", "pod", &leader.pod, "-n", NAMESPACE, "--grace-period=0", "--force"])?;
         let (report, next) = self.ledger.wait_for_leader(Some(leader), PATIENCE)?;
         let next = next.run.writer;

@@ -64,8 +64,13 @@ impl<'a> Narrator<'a> {
     }
 }
 
+/// Shows a text, indented. `kubectl rollout status` says the same again and again: once is enough.
 fn show(text: &str) {
+    let mut last = None;
     for line in text.trim_end().lines() {
-        println!("    {line}");
+        if last != Some(line) {
+            println!("    {line}");
+        }
+        last = Some(line);
     }
 }
