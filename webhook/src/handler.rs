@@ -40,6 +40,8 @@ pub const MAX_BODY: usize = 3 * 1024 * 1024;
 const BODY: Duration = Duration::from_secs(3);
 /// The API server's patience when it does not name it: what deploy/ sets.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest `timeoutSeconds` that the API server takes.
+const LONGEST: Duration = Duration::from_secs(30);
 /// How much of that patience is left for the way to the API server and back.
 const WAY: Duration = Duration::from_secs(2);
 /// How many reviews are worked on at once; one of full size takes about 30 MB as JSON values, and the pod has 512.
@@ -131,7 +133,7 @@ impl Webhook {
     }
 
     /// The answer to a review that was read.
-    async fn judge(&self, review: &Review, patience: Duration) -> (metrics::Result, AdmissionResponse) {
+    async fn judge(&self, review: &Review, deadline: Deadline) -> (metrics::Result, AdmissionResponse) {
         match review.plan(&self.namespace) {
             Plan::Pass(reason) => {
                 tracing::debug!(uid = review.request.uid, reason, "passed");
@@ -139,8 +141,8 @@ impl Webhook {
             }
             Plan::Refuse(reason) => (metrics::Result::Refused, review.refuse(&reason)),
             Plan::Inject => {
-                let work = tokio::time::timeout(patience, Box::pin(self.inject(review))).await;
-                match work.unwrap_or(Err(Failure::Timeout(patience))) {
+                let work = tokio::time::timeout_at(deadline.at, Box::pin(self.inject(review))).await;
+                match work.unwrap_or(Err(Failure::Timeout(deadline.patience))) {
                     Ok(outcome) => accept(review, outcome),
                     Err(failure) => {
                         let result = match failure {
@@ -167,6 +169,12 @@ impl Webhook {
             facts::look_up(&self.client, namespace).await.map_err(Box::new)?
         };
         let outcome = inject::workload(object, review.old.as_ref(), &self.defaults, &facts)?;
+        if outcome.election.is_none()
+            && let Some(key) = review::our_annotation_on_template(&outcome.object)
+        {
+            // Its pods would ask for what nobody gives them.
+            return Err(Refusal::OnTemplate { key: key.to_owned() }.into());
+        }
         if let Some(election) = &outcome.election {
             let made = access::ensure(&self.client, namespace, election, review.request.dry_run);
             Box::pin(made).await?;
@@ -189,8 +197,8 @@ fn accept(review: &Review, outcome: Outcome) -> (metrics::Result, AdmissionRespo
 }
 
 async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
-    let patience = patience(request.uri().query());
-    let Ok(Ok(_slot)) = tokio::time::timeout(patience, webhook.slots.acquire()).await else {
+    let deadline = Deadline::of(request.uri().query());
+    let Ok(Ok(_slot)) = tokio::time::timeout_at(deadline.at, webhook.slots.acquire()).await else {
         return reject(&webhook, &Rejection::Busy, Instant::now());
     };
     let read = read(request).await;
@@ -204,7 +212,7 @@ async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
         }
         Err(rejection) => return reject(&webhook, &rejection, started),
     };
-    let (result, response) = webhook.judge(&review, patience).await;
+    let (result, response) = webhook.judge(&review, deadline).await;
     webhook.metrics.count(result, started.elapsed());
     tracing::info!(
         uid = review.request.uid,
@@ -226,11 +234,21 @@ fn reject(webhook: &Webhook, rejection: &Rejection, started: Instant) -> Respons
     (rejection.status(), format!("{rejection}\n")).into_response()
 }
 
-/// How long work on a review may take: the API server says in the query (`timeout=10s`) how long it waits.
-fn patience(query: Option<&str>) -> Duration {
-    let named = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("timeout="));
-    let timeout = named.and_then(|text| parse_duration(text).ok()).unwrap_or(TIMEOUT);
-    timeout.saturating_sub(WAY).max(timeout / 2)
+/// When a review must be answered, counted from its header.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: tokio::time::Instant,
+    patience: Duration,
+}
+
+impl Deadline {
+    /// The API server says in the query (`timeout=10s`) how long it waits.
+    fn of(query: Option<&str>) -> Self {
+        let named = query.unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("timeout="));
+        let timeout = named.and_then(|text| parse_duration(text).ok()).unwrap_or(TIMEOUT).min(LONGEST);
+        let patience = timeout.saturating_sub(WAY).max(timeout / 2);
+        Self { at: tokio::time::Instant::now() + patience, patience }
+    }
 }
 
 async fn read(request: Request) -> Result<Bytes, Rejection> {

@@ -201,10 +201,17 @@ pub fn refuse_unread(uid: &str, reason: &str) -> AdmissionResponse {
 
 /// Any annotation of ours, on the object or on its pod template.
 fn has_our_annotations(object: &Value) -> bool {
-    [&object["metadata"], &object["spec"]["template"]["metadata"]].into_iter().any(|metadata| {
-        let annotations = metadata["annotations"].as_object();
-        annotations.is_some_and(|annotations| annotations.keys().any(|key| key.starts_with(names::PREFIX)))
-    })
+    our_annotation(&object["metadata"]).is_some() || our_annotation_on_template(object).is_some()
+}
+
+/// The first annotation of ours on a workload's pod template.
+pub fn our_annotation_on_template(object: &Value) -> Option<&str> {
+    our_annotation(&object["spec"]["template"]["metadata"])
+}
+
+fn our_annotation(metadata: &Value) -> Option<&str> {
+    let mut keys = metadata["annotations"].as_object()?.keys();
+    keys.find(|key| key.starts_with(names::PREFIX)).map(String::as_str)
 }
 
 fn is_controlled(object: &Value) -> bool {

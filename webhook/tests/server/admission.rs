@@ -123,7 +123,12 @@ async fn what_passes_and_what_is_refused() {
     let lone = change(|object| object["kind"] = json!("ReplicaSet"));
     let pod = change(|object| object["kind"] = json!("Pod"));
     let bad_id = change(|object| object["metadata"]["annotations"]["leader.io/id"] = json!("Billing"));
+    let on_template = change(|object| {
+        object["metadata"].as_object_mut().unwrap().remove("annotations");
+        object["spec"]["template"]["metadata"]["annotations"] = json!({ "leader.io/id": "billing" });
+    });
     let refused = [
+        (on_template, "on the pod template"),
         (of_the_system, "namespace kube-system"),
         (of_the_webhook, "namespace leader-system"),
         (lone, "only a Deployment"),
