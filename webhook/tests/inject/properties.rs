@@ -43,6 +43,19 @@ fn without_empty(value: &Value) -> Value {
     }
 }
 
+/// The same value with all keys in alphabetical order.
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Array(list) => list.iter().map(sorted).collect(),
+        Value::Object(map) => {
+            let mut fields: Vec<_> = map.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
+            fields.sort_by(|one, other| one.0.cmp(&other.0));
+            Value::Object(fields.into_iter().collect())
+        }
+        other => other.clone(),
+    }
+}
+
 fn forged() -> impl Strategy<Value = Option<Value>> {
     let nonsense = prop_oneof![
         Just("{"),
@@ -82,6 +95,9 @@ proptest! {
         // Also without the live object to compare with, as the CLI does it.
         let alone = review(&without_id(&injected), None).unwrap().object;
         prop_assert_eq!(text(template(&alone)), text(&plain), "in the order of its keys, too");
+        // And in the order of `kubectl get`, where what was added stands among the user's.
+        let alone = review(&without_id(&sorted(&injected)), None).unwrap().object;
+        prop_assert_eq!(text(template(&alone)), text(&sorted(&plain)));
     }
 
     #[test]
