@@ -37,18 +37,21 @@ mod tests {
 
     #[test]
     fn limits_of_both_cgroup_versions_are_read() {
-        let cases: [(&[(&str, &str)], Option<f64>); 7] = [
-            (&[("cpu.max", "max 100000\n")], Some(f64::INFINITY)),
-            (&[("cpu.max", "50000 100000\n")], Some(0.5)),
-            (&[("cpu.max", "junk\n")], None),
-            (&[("cpu/cpu.cfs_quota_us", "-1\n"), ("cpu/cpu.cfs_period_us", "100000\n")], Some(f64::INFINITY)),
-            (&[("cpu/cpu.cfs_quota_us", "10000\n"), ("cpu/cpu.cfs_period_us", "100000\n")], Some(0.1)),
-            (&[("cpu,cpuacct/cpu.cfs_quota_us", "200000\n"), ("cpu,cpuacct/cpu.cfs_period_us", "100000\n")], Some(2.0)),
-            (&[], None),
+        let cases = [
+            (vec![("cpu.max", "max 100000\n")], Some(f64::INFINITY)),
+            (vec![("cpu.max", "50000 100000\n")], Some(0.5)),
+            (vec![("cpu.max", "junk\n")], None),
+            (vec![("cpu/cpu.cfs_quota_us", "-1\n"), ("cpu/cpu.cfs_period_us", "100000\n")], Some(f64::INFINITY)),
+            (vec![("cpu/cpu.cfs_quota_us", "10000\n"), ("cpu/cpu.cfs_period_us", "100000\n")], Some(0.1)),
+            (
+                vec![("cpu,cpuacct/cpu.cfs_quota_us", "200000\n"), ("cpu,cpuacct/cpu.cfs_period_us", "100000\n")],
+                Some(2.0),
+            ),
+            (vec![], None),
         ];
         for (files, expected) in cases {
             let root = tempfile::tempdir().unwrap();
-            for (name, content) in files {
+            for (name, content) in &files {
                 let path = root.path().join(name);
                 fs::create_dir_all(path.parent().unwrap()).unwrap();
                 fs::write(path, content).unwrap();

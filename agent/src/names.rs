@@ -66,15 +66,7 @@ pub mod env {
     pub const FENCING_TOKEN: &str = "LEADER_FENCING_TOKEN";
 
     /// What injection sets, in the order of the container's `env`.
-    pub const INJECTED: [&str; 7] = [
-        POD_NAME,
-        POD_UID,
-        NAMESPACE,
-        CONTAINER,
-        STATE_DIR,
-        CREDENTIALS_DIR,
-        RECORD,
-    ];
+    pub const INJECTED: [&str; 7] = [POD_NAME, POD_UID, NAMESPACE, CONTAINER, STATE_DIR, CREDENTIALS_DIR, RECORD];
     /// All that the agent reads, and takes out of the app's environment.
     pub const ALL: [&str; 13] = [
         RECORD,

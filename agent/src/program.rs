@@ -19,7 +19,7 @@ pub fn main() -> ExitCode {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string()),
         },
-        Command::Run(arguments) => run_guarded(arguments),
+        Command::Run(arguments) => run_guarded(*arguments),
     }
 }
 

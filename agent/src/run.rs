@@ -302,7 +302,9 @@ async fn next_app_event(app: &mut Option<App>) -> std::io::Result<AppEvent> {
 
 fn open_term_file(folder: &Path) -> Option<TermFile> {
     TermFile::new(folder.to_owned())
-        .inspect_err(|error| warn!(%error, "no thread for the term file: a restart of this container waits the whole lease"))
+        .inspect_err(
+            |error| warn!(%error, "no thread for the term file: a restart of this container waits the whole lease"),
+        )
         .ok()
 }
 

@@ -29,7 +29,7 @@ pub enum Command {
         dir: PathBuf,
     },
     /// Campaign for a Lease and run a command while holding it
-    Run(RunArguments),
+    Run(Box<RunArguments>),
 }
 
 /// The flags of `run`.
@@ -110,7 +110,10 @@ pub enum SettingsError {
     #[error("the injection's record in {name} cannot be read: {0}. Was the pod's annotation {key} edited?", name = names::env::RECORD, key = names::INJECTED)]
     Record(#[from] serde_json::Error),
     /// The identity is empty.
-    #[error("the identity is empty: leave --identity and {} unset, or give a name unique to this process", names::env::IDENTITY)]
+    #[error(
+        "the identity is empty: leave --identity and {} unset, or give a name unique to this process",
+        names::env::IDENTITY
+    )]
     Identity,
 }
 
@@ -150,9 +153,10 @@ impl RunArguments {
 
 /// An identity for a process that injection did not start: `POD_NAME` or the host's name, and a random part.
 pub fn outside_identity() -> String {
-    let name = std::env::var("POD_NAME").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| {
-        rustix::system::uname().nodename().to_string_lossy().into_owned()
-    });
+    let name = std::env::var("POD_NAME")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned());
     format!("{name}_{:016x}", fastrand::u64(..))
 }
 
@@ -171,12 +175,16 @@ mod tests {
 
     #[test]
     fn the_record_says_what_no_flag_says() {
-        let settings = resolve(&["--record", RECORD, "--pod-name", "p", "--pod-uid", "u", "--stop-grace", "5s"]).unwrap();
+        let settings =
+            resolve(&["--record", RECORD, "--pod-name", "p", "--pod-uid", "u", "--stop-grace", "5s"]).unwrap();
         assert_eq!((settings.id.as_str(), settings.identity.as_str(), settings.reclaims), ("billing", "p_u_app", true));
         assert_eq!(settings.timing.lease(), Duration::from_secs(30));
         assert_eq!(settings.timing.grace(), Duration::from_secs(5));
         let settings = resolve(&["--record", RECORD, "--id", "other", "--lease-duration", "15s"]).unwrap();
-        assert_eq!((settings.id.as_str(), settings.timing, settings.identity.as_str()), ("other", Timing::default(), "host_1"));
+        assert_eq!(
+            (settings.id.as_str(), settings.timing, settings.identity.as_str()),
+            ("other", Timing::default(), "host_1")
+        );
     }
 
     #[test]

@@ -78,7 +78,8 @@ mod tests {
     fn a_term_comes_back_whole_and_a_damaged_one_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()), None);
-        let term = Term { uid: "u".into(), transitions: 3, acquire_time: jiff::Timestamp::from_microsecond(5).unwrap() };
+        let term =
+            Term { uid: "u".into(), transitions: 3, acquire_time: jiff::Timestamp::from_microsecond(5).unwrap() };
         write(folder.path(), &term).unwrap();
         assert_eq!(read(folder.path()), Some(term));
         fs::write(folder.path().join(NAME), "{\"uid\":").unwrap();

@@ -19,7 +19,7 @@ pub const KILL_CHAIN_STARVED: Duration = Duration::from_secs(4);
 /// The margin is at least this many times the worst lateness of the agent's own timer in the last [`LATENESS_WINDOW`].
 pub const LATENESS_FACTOR: u32 = 4;
 /// How long a lateness is remembered.
-pub const LATENESS_WINDOW: Duration = Duration::from_secs(60);
+pub const LATENESS_WINDOW: Duration = Duration::from_mins(1);
 /// After an error that came fast, the next attempt follows after this, give or take a fifth.
 pub const RETRY: Duration = Duration::from_millis(500);
 /// After KILL everything must be gone within this, or the whole container ends.

@@ -311,7 +311,7 @@ impl Elector {
         }
         self.phase = Phase::Standby(Standby::after_step_down(now.boot + pause));
         self.attempts.clear();
-        self.read_wanted = false;
+        self.no_read_wanted();
     }
 }
 

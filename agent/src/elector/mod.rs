@@ -91,7 +91,7 @@ pub enum Event {
     },
     /// The app's first process ended by itself, or could not be started; the rest of its tree may live.
     AppExited,
-    /// wait() answered ECHILD: no process of the app is left.
+    /// `wait()` answered ECHILD: no process of the app is left.
     AppGone,
     /// The kubelet, or a person, wants this process to end. The caller has passed the signal on to the app.
     Shutdown,
@@ -202,6 +202,14 @@ struct InFlight {
     sent: Duration,
 }
 
+/// Whether the Lease has to be looked at before anything else is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    No,
+    Wanted,
+    UnderWay,
+}
+
 /// What a write that acquires or renews says.
 #[derive(Clone, Debug)]
 struct Held {
@@ -228,8 +236,7 @@ pub struct Elector {
     attempts: Vec<Attempt>,
     next_attempt: u64,
     in_flight: Option<InFlight>,
-    reading: bool,
-    read_wanted: bool,
+    read: Reading,
     /// No request is made before this.
     not_before: Duration,
     last_stamp: Timestamp,
@@ -250,8 +257,7 @@ impl Elector {
             attempts: Vec::new(),
             next_attempt: 0,
             in_flight: None,
-            reading: false,
-            read_wanted: false,
+            read: Reading::No,
             not_before: Duration::ZERO,
             last_stamp: Timestamp::UNIX_EPOCH,
             lateness: Lateness::default(),
@@ -313,9 +319,9 @@ impl Elector {
 
     /// When to call [`Self::handle_timeout`], on the boot clock; `None` when only an event can change anything.
     pub fn next_timeout(&self, now: Now) -> Option<Duration> {
-        let idle = self.in_flight.is_none() && !self.reading;
+        let idle = self.in_flight.is_none() && self.read != Reading::UnderWay;
         let request = |due: Duration| idle.then(|| due.max(self.not_before));
-        let read = if self.read_wanted { request(Duration::ZERO) } else { None };
+        let read = if self.read == Reading::Wanted { request(Duration::ZERO) } else { None };
         let phase = match &self.phase {
             Phase::Standby(standby) => [self.standby_timeout(standby, now), None],
             Phase::Leading(leading) => [Some(leading.next_timeout(self.margin)), request(leading.next_renewal())],
@@ -351,7 +357,7 @@ impl Elector {
         if update == Update::Stale {
             return;
         }
-        self.read_wanted = false;
+        self.no_read_wanted();
         match self.phase {
             Phase::Standby(_) => self.seen_on_standby(now),
             Phase::Leading(_) => self.seen_while_leading(now),
@@ -369,7 +375,7 @@ impl Elector {
             }
             None => self.never_seen_absent = true,
         }
-        self.read_wanted = false;
+        self.no_read_wanted();
         match &mut self.phase {
             Phase::Leading(leading) => leading.renew_at(now.boot),
             Phase::Releasing(_) => self.released(false, now),
@@ -378,9 +384,8 @@ impl Elector {
     }
 
     fn read_ended(&mut self, answered: bool, now: Now) {
-        self.reading = false;
+        self.read = if answered { Reading::No } else { Reading::Wanted };
         if !answered {
-            self.read_wanted = true;
             self.retry_later(now);
         }
     }
@@ -394,7 +399,7 @@ impl Elector {
                 self.confirm(number, &record, now);
                 self.seen(record, Source::Read { sent }, now);
             }
-            Reply::Conflict => self.read_wanted = true,
+            Reply::Conflict => self.read = Reading::Wanted,
             Reply::Refused => {
                 self.attempts.retain(|attempt| attempt.number != number);
                 self.retry_later(now);
@@ -408,7 +413,7 @@ impl Elector {
                 }
                 match &mut self.phase {
                     Phase::Leading(leading) => leading.renew_at(now.boot),
-                    _ => self.read_wanted = true,
+                    _ => self.read = Reading::Wanted,
                 }
             }
         }
@@ -423,14 +428,21 @@ impl Elector {
 
     /// Asks for a read where one is wanted and allowed now; whether it was asked for, or is under way.
     fn read_if_wanted(&mut self, now: Now) -> bool {
-        if self.reading || self.in_flight.is_some() {
+        if self.in_flight.is_some() {
             return true;
         }
-        if self.read_wanted && now.boot >= self.not_before {
-            self.reading = true;
+        if self.read == Reading::Wanted && now.boot >= self.not_before {
+            self.read = Reading::UnderWay;
             self.actions.push_back(Action::Read);
         }
-        self.read_wanted
+        self.read != Reading::No
+    }
+
+    /// What a read could tell is known.
+    fn no_read_wanted(&mut self) {
+        if self.read == Reading::Wanted {
+            self.read = Reading::No;
+        }
     }
 
     fn write(&mut self, body: Value, held: Option<Held>, base: Option<u64>, now: Now) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Action, Elector, Held, Phase, leading::Leading, sighting::Sighting};
+use super::{Action, Elector, Held, Phase, Reading, leading::Leading, sighting::Sighting};
 use crate::{
     clock::Now,
     lease::record::{self, Inherited, Record, Term},
@@ -88,7 +88,7 @@ impl Elector {
     }
 
     pub(super) fn standby_timeout(&self, standby: &Standby, now: Now) -> Option<Duration> {
-        if self.in_flight.is_some() || self.reading || self.closing {
+        if self.in_flight.is_some() || self.read == Reading::UnderWay || self.closing {
             return None;
         }
         let soonest = standby.not_before.max(self.not_before);
@@ -118,7 +118,7 @@ impl Elector {
         self.attempts.clear();
         self.in_flight = None;
         self.not_before = Duration::ZERO;
-        self.read_wanted = false;
+        self.no_read_wanted();
         self.actions.push_back(Action::StoreTerm(held.term));
         let deadline = leading.deadline(self.margin);
         let too_late = now.boot + self.settings.timing.grace() >= deadline;

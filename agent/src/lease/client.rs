@@ -176,9 +176,9 @@ fn reply(error: &RequestError, creates: bool) -> Reply {
         RequestError::Status { code: 404 | 409, .. } => Reply::Conflict,
         // The API server's answer to a PUT without resourceVersion on what exists.
         RequestError::Status { code: 422, .. } if creates => Reply::Conflict,
-        RequestError::Status { code: 408 | 500.., .. } => Reply::Unknown,
-        RequestError::Status { .. } => Reply::Refused,
-        RequestError::Timeout(_) | RequestError::Transport(_) | RequestError::Record(_) => Reply::Unknown,
+        RequestError::Status { code: ..=407 | 410..=499, .. } => Reply::Refused,
+        // It may be stored: the answer is lost, or tells only that the server failed after it had begun.
+        _ => Reply::Unknown,
     }
 }
 

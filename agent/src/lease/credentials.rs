@@ -31,7 +31,9 @@ pub enum CredentialsError {
         folder: PathBuf,
     },
     /// No kubeconfig could be used.
-    #[error("no credentials: this is no pod with a service account, and no kubeconfig can be used: {0}. Set KUBECONFIG")]
+    #[error(
+        "no credentials: this is no pod with a service account, and no kubeconfig can be used: {0}. Set KUBECONFIG"
+    )]
     Kubeconfig(#[from] kube::config::KubeconfigError),
 }
 
@@ -60,8 +62,11 @@ pub async fn find(folder: Option<&Path>) -> Result<Config, CredentialsError> {
 fn of_account(folder: &Path, host: String) -> Result<Config, CredentialsError> {
     let port = env::var("KUBERNETES_SERVICE_PORT").unwrap_or_else(|_| "443".to_owned());
     let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    let address =
-        format!("https://{bracketed}:{port}").parse().map_err(|source| CredentialsError::Address { host, port, source })?;
+    let address = format!("https://{bracketed}:{port}").parse().map_err(|source| CredentialsError::Address {
+        host,
+        port,
+        source,
+    })?;
     let mut config = Config::new(address);
     // The file is what counts, read again when the CA is rotated. Without a list beside it, if an empty one, the client first
     // asks for the system's roots, of which an image made from scratch has none.

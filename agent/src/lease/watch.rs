@@ -62,7 +62,8 @@ pub async fn watch(client: &LeaseClient, silence: Duration, events: mpsc::Sender
 /// One list and the watch that continues it, until the server ends it or it falls silent.
 async fn follow(client: &LeaseClient, silence: Duration, events: &mpsc::Sender<Event>) -> Result<(), RequestError> {
     let sent = clock::boot();
-    let list = client.request(Method::GET, format!("{}?{}", client.collection(), client.selector()), Vec::new()).await?;
+    let list =
+        client.request(Method::GET, format!("{}?{}", client.collection(), client.selector()), Vec::new()).await?;
     let source = Source::Read { sent };
     let seen = match list["items"].as_array().and_then(|items| items.first()) {
         Some(object) => Event::Seen(Record::parse(object.clone())?, source),
@@ -82,14 +83,11 @@ async fn follow(client: &LeaseClient, silence: Duration, events: &mpsc::Sender<E
         .map_err(|_| RequestError::Timeout(client.timeout()))??;
     let mut stream = pin!(stream);
     loop {
-        let next = match timeout(silence, stream.try_next()).await {
-            Ok(next) => next?,
-            Err(_) => {
-                client.reset();
-                return Ok(());
-            }
+        let Ok(next) = timeout(silence, stream.try_next()).await else {
+            client.reset();
+            return Ok(());
         };
-        let event = match next {
+        let event = match next? {
             None => return Ok(()),
             Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                 Event::Seen(Record::parse(object)?, Source::Watch)
