@@ -1,0 +1,15 @@
+//! End-to-end tests: a real API server, kubelet and registry, the webhook behind its Service, the agent as PID 1 in real pods.
+//!
+//! They need a cluster in which leader is installed (`cargo xtask test` brings one up), else they are left out, which is said.
+//! With `LEADER_TESTS_LONG=1` the trials are as many, and the measurements as long, as a release asks for.
+
+mod admission;
+mod election;
+mod faults;
+mod figures;
+mod moves;
+mod rollouts;
+mod stage;
+mod webhook_down;
+mod workload;
+mod writer;
