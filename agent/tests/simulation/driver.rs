@@ -17,7 +17,7 @@ use crate::{
 
 /// From the guard's deadline to the last instruction: timer and kill chain, as the margin allows for.
 const GUARD_LATE: u64 = 100;
-const KILL_CHAIN: u64 = 1250;
+pub(crate) const KILL_CHAIN: u64 = 1250;
 /// More timeouts than this in a second, without an event between them, are a busy loop.
 const MANY_TIMEOUTS: u32 = 60;
 
@@ -74,7 +74,7 @@ impl World {
             self.fail(n, format!("in a quiet world: {action:?}"));
         }
         if let Action::Start { .. } = action
-            && self.machines[n].process.as_ref().is_some_and(|process| process.held_back)
+            && self.machines[n].process.as_ref().is_some_and(|process| process.seen.hold)
         {
             self.fail(n, "started its app although it has seen the hold".into());
         }
@@ -126,7 +126,7 @@ impl World {
 
     /// The agent does nothing any more; what is left of its container dies within the kill chain.
     pub(crate) fn end_agent(&mut self, n: usize) {
-        let chain = if self.steady { Duration::from_millis(KILL_CHAIN) } else { self.some_time(KILL_CHAIN) };
+        let chain = self.up_to(KILL_CHAIN);
         if let Some(process) = self.machines[n].acting() {
             process.over = true;
             let chain = if self.machines[n].app.is_some() { chain } else { Duration::from_millis(1) };
@@ -134,8 +134,13 @@ impl World {
         }
     }
 
+    /// A part of the milliseconds that the margin allows for, or all of them.
+    pub(crate) fn up_to(&mut self, millis: u64) -> Duration {
+        if self.slow_kills { Duration::from_millis(millis) } else { self.some_time(millis) }
+    }
+
     fn arm(&mut self, n: usize, deadline: Duration) {
-        let late = if self.steady { Duration::from_millis(GUARD_LATE) } else { self.some_time(GUARD_LATE) };
+        let late = self.up_to(GUARD_LATE);
         let machine = &mut self.machines[n];
         let timing = machine.timing;
         let at = machine.clocks.when(deadline) + late;
@@ -143,7 +148,7 @@ impl World {
         process.armed = Some(deadline);
         process.guard += 1;
         let generation = process.guard;
-        let latest = process.stored.map(|sent| sent + timing.lease() - timing.margin());
+        let latest = process.stored.map(|sent| sent + timing.lease().saturating_sub(timing.margin()));
         self.schedule_at(at, n, What::Guard(generation));
         if latest.is_none_or(|latest| deadline > latest) {
             self.fail(n, format!("armed for {deadline:?}, but what is stored allows {latest:?}"));
@@ -153,7 +158,7 @@ impl World {
     pub(crate) fn guard_fires(&mut self, n: usize, generation: u64) {
         if self.machines[n].process.as_ref().is_some_and(|process| process.guard == generation) {
             self.tell(n, || "is killed by its guard".into());
-            let chain = if self.steady { Duration::from_millis(KILL_CHAIN) } else { self.some_time(KILL_CHAIN) };
+            let chain = self.up_to(KILL_CHAIN);
             // Until then the agent may still act.
             self.schedule(chain, n, What::Dead);
         }
@@ -307,7 +312,10 @@ impl World {
         let running = machine.app.is_some();
         // After a pause the agent may not yet have heard that its app is gone.
         let leads = machine.process.as_ref().is_some_and(|process| process.elector.role() == Role::Leader);
-        if !creates && body["metadata"]["uid"].is_null() {
+        let ousted = machine.process.as_ref().is_some_and(|process| process.seen.ousted);
+        if ousted {
+            self.fail(n, "wrote although it has seen a foreign holder in its term".into());
+        } else if !creates && body["metadata"]["uid"].is_null() {
             self.fail(n, "an update without a uid".into());
         } else if creates && !holder.is_empty() && !leads {
             self.fail(n, "created a Lease that it holds, without leading".into());

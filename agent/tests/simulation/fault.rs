@@ -38,22 +38,62 @@ pub(crate) enum Edit {
 }
 
 /// One thing that happens to the world.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
-    Cut { who: Who, requests: bool, replies: bool, lasts: Duration },
-    Outage { how: Away, lasts: Duration },
-    Slow { who: Who, by: Duration, lasts: Duration },
-    LoseReply { who: Who, writes: u32 },
-    Noise { lasts: Duration },
-    Crash { who: Who, comeback: Comeback, back_after: Duration, at_once: bool },
-    Pause { who: Who, lasts: Duration },
+    Cut {
+        who: Who,
+        requests: bool,
+        replies: bool,
+        lasts: Duration,
+    },
+    Outage {
+        how: Away,
+        lasts: Duration,
+    },
+    Slow {
+        who: Who,
+        by: Duration,
+        lasts: Duration,
+    },
+    LoseReply {
+        who: Who,
+        writes: u32,
+    },
+    Noise {
+        lasts: Duration,
+    },
+    Crash {
+        who: Who,
+        comeback: Comeback,
+        back_after: Duration,
+        at_once: bool,
+    },
+    Pause {
+        who: Who,
+        lasts: Duration,
+    },
     Delete,
     Edit(Edit),
-    WatchGap { who: Who, lasts: Duration },
-    Shutdown { who: Who, patience: Duration, comeback: Comeback },
-    AppExit { who: Who },
-    WallJump { who: Who, seconds: i64 },
-    Late { who: Who, by: Duration },
+    WatchGap {
+        who: Who,
+        lasts: Duration,
+    },
+    Shutdown {
+        who: Who,
+        patience: Duration,
+        comeback: Comeback,
+    },
+    AppExit {
+        who: Who,
+    },
+    WallJump {
+        who: Who,
+        seconds: i64,
+    },
+    Late {
+        who: Who,
+        by: Duration,
+    },
     /// Everything heals.
     Calm,
 }
@@ -80,6 +120,8 @@ pub(crate) struct Plan {
     pub longest_wait: Duration,
     /// A clock that the check cannot accept: its machine steps down again and again.
     pub hopeless_clock: bool,
+    /// Timer and kill chain take as long as the margin allows for.
+    pub slow_kills: bool,
     /// Messages and kill chains take their usual time and their worst: for stories told by hand.
     pub steady: bool,
 }
@@ -102,7 +144,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         // One of the two clocks of one machine is off; nothing says which.
         let odd = &mut clocks[rng.usize(..3)];
         hopeless_clock = rng.u8(..5) == 0;
-        let off = if hopeless_clock { rng.u64(56_000..70_000) } else { rng.u64(10_000..44_000) };
+        let off = if hopeless_clock { rng.u64(56_000..70_000) } else { rng.u64(30_000..45_000) };
         let rate = if rng.bool() { TRUE_RATE - off } else { TRUE_RATE + off };
         // A slow boot clock beyond the check is a stated limit until the check has seen it.
         if rng.bool() && !(hopeless_clock && rate < TRUE_RATE) {
@@ -129,7 +171,18 @@ pub(crate) fn plan(seed: u64) -> Plan {
         }
     }
     let calm = at + longest * 2;
-    Plan { timings, clocks, tempers, initial, faults, calm, longest_wait, hopeless_clock, steady: false }
+    Plan {
+        timings,
+        clocks,
+        tempers,
+        initial,
+        faults,
+        calm,
+        longest_wait,
+        hopeless_clock,
+        slow_kills: rng.bool(),
+        steady: false,
+    }
 }
 
 fn clocks_of(rng: &mut Rng) -> Clocks {

@@ -87,6 +87,17 @@ pub(crate) enum Comeback {
     NewPod,
 }
 
+/// What a process was shown of the Lease.
+#[derive(Default)]
+pub(crate) struct Seen {
+    /// The newest resource version.
+    pub newest: u64,
+    /// The last record has the hold annotation.
+    pub hold: bool,
+    /// Another one holds the Lease, shown while this one led.
+    pub ousted: bool,
+}
+
 /// The stub and the agent of one life.
 pub(crate) struct Process {
     pub elector: Elector,
@@ -108,8 +119,7 @@ pub(crate) struct Process {
     pub sent: Vec<Duration>,
     /// When the newest of those that are stored was sent.
     pub stored: Option<Duration>,
-    /// The newest record that it was shown has the hold annotation.
-    pub held_back: bool,
+    pub seen: Seen,
     /// How many timeouts came in the second that began then.
     pub timeouts: (Duration, u32),
 }

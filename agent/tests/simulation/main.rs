@@ -96,9 +96,11 @@ fn run(plan: &Plan, seed: u64, told: bool) -> World {
     if world.alive().is_empty() {
         let waited = world.now.saturating_sub(plan.calm);
         world.fail(0, format!("nobody leads {waited:?} after the last fault"));
+        return world;
     }
-    if seed % 4 == 0 && world.recovery.is_zero() {
-        let settled = world.now + plan.longest_wait * 3 + SETTLING;
+    if seed.is_multiple_of(4) && world.recovery.is_zero() {
+        // The kubelet waits for up to four L for an app that ignores its signal.
+        let settled = world.now + plan.longest_wait * 7 + SETTLING;
         world.run(settled, |_| false);
         world.quiet = true;
         world.run(settled + plan.longest_wait, |_| false);

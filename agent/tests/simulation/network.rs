@@ -18,6 +18,15 @@ use crate::{
 /// Most messages take up to this many milliseconds.
 const DELAY: u64 = 12;
 
+/// What becomes of a request.
+enum Fate {
+    Arrives,
+    /// The caller learns at once that it failed.
+    Fails(Reply),
+    /// The caller learns nothing.
+    Lost,
+}
+
 impl World {
     fn delay(&mut self, n: usize) -> Duration {
         let link = &self.machines[n].link;
@@ -25,19 +34,17 @@ impl World {
         slow + if self.steady { Duration::from_millis(1) } else { self.some_time(DELAY) }
     }
 
-    /// Whether a request of machine `n` reaches the server; else how it fails for the caller, if it learns.
-    fn passes(&mut self, n: usize) -> Result<(), Option<Reply>> {
+    /// What becomes of a request that machine `n` sends now.
+    fn fate(&mut self, n: usize) -> Fate {
         if self.now < self.machines[n].link.no_requests_until || self.unlucky() {
-            return Err(None);
+            return Fate::Lost;
         }
-        if self.now < self.away.0 {
-            return Err(match self.away.1 {
-                Away::Silent => None,
-                Away::Refuses => Some(Reply::Refused),
-                Away::Breaks => Some(Reply::Unknown),
-            });
+        match self.away.1 {
+            _ if self.now >= self.away.0 => Fate::Arrives,
+            Away::Silent => Fate::Lost,
+            Away::Refuses => Fate::Fails(Reply::Refused),
+            Away::Breaks => Fate::Fails(Reply::Unknown),
         }
-        Ok(())
     }
 
     fn unlucky(&mut self) -> bool {
@@ -60,10 +67,10 @@ impl World {
         }
         self.schedule_at(timeout, n, What::WriteTimeout(attempt));
         let delay = self.delay(n);
-        match self.passes(n) {
-            Ok(()) => self.schedule(delay, n, What::WriteArrives(attempt, body)),
-            Err(Some(reply)) => self.schedule(delay, n, What::WriteAnswered(attempt, reply)),
-            Err(None) => {
+        match self.fate(n) {
+            Fate::Arrives => self.schedule(delay, n, What::WriteArrives(attempt, body)),
+            Fate::Fails(reply) => self.schedule(delay, n, What::WriteAnswered(attempt, reply)),
+            Fate::Lost => {
                 // A proxy may keep it and deliver it long after the caller gave it up.
                 if self.calm.is_none() && !self.steady && self.random.u8(..3) == 0 {
                     let late = crate::fault::part(&mut self.random, lease * 2);
@@ -118,7 +125,7 @@ impl World {
         if record.is_free() && !alive.is_empty() {
             self.fail(n, format!("a release is stored while the app of {alive:?} lives"));
         }
-        self.publish(View::Present(record.clone()));
+        self.publish(&View::Present(record.clone()));
     }
 
     pub(crate) fn write_ended(&mut self, n: usize, attempt: u64, reply: Reply) {
@@ -150,10 +157,10 @@ impl World {
         self.tell(n, || "reads".into());
         self.schedule_at(timeout, n, What::ReadTimeout(read));
         let delay = self.delay(n);
-        match self.passes(n) {
-            Ok(()) => self.schedule(delay, n, What::ReadArrives(read, sent)),
-            Err(Some(_)) => self.schedule(delay, n, What::ReadAnswered(read, sent, None)),
-            Err(None) => {}
+        match self.fate(n) {
+            Fate::Arrives => self.schedule(delay, n, What::ReadArrives(read, sent)),
+            Fate::Fails(_) => self.schedule(delay, n, What::ReadAnswered(read, sent, None)),
+            Fate::Lost => {}
         }
     }
 
@@ -205,7 +212,7 @@ impl World {
         }
         let sent = self.machines[n].clocks.boot(self.now);
         let delay = self.delay(n);
-        if self.now >= self.machines[n].link.no_watch_until && self.passes(n).is_ok() {
+        if self.now >= self.machines[n].link.no_watch_until && matches!(self.fate(n), Fate::Arrives) {
             self.schedule(delay, n, What::ListArrives(sent));
         } else {
             let retry = Duration::from_millis(400) + self.some_time(800);
@@ -234,7 +241,7 @@ impl World {
     }
 
     /// Tells every watch of a change.
-    pub(crate) fn publish(&mut self, view: View) {
+    pub(crate) fn publish(&mut self, view: &View) {
         for n in 0..self.machines.len() {
             let delay = self.delay(n);
             let passes = self.reply_passes(n) && self.now >= self.away.0;

@@ -48,6 +48,17 @@ impl Store {
         (Some(&object) != self.object.as_ref()).then(|| self.keep(object))
     }
 
+    /// What is stored now, for [`Self::restore`].
+    pub(crate) fn snapshot(&self) -> (Option<Value>, u64) {
+        (self.object.clone(), self.version)
+    }
+
+    /// The server's memory goes back in time, resource versions too.
+    pub(crate) fn restore(&mut self, (object, version): (Option<Value>, u64)) {
+        self.record = object.clone().map(|object| Record::parse(object).expect("it was stored"));
+        (self.object, self.version) = (object, version);
+    }
+
     fn keep(&mut self, mut object: Value) -> Record {
         self.version += 1;
         if let Some(old) = &self.record {

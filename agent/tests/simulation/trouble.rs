@@ -6,6 +6,7 @@ use leader_agent::{elector::Event, names};
 use serde_json::{Value, json};
 
 use crate::{
+    driver::KILL_CHAIN,
     fault::{Edit, Fault, Who},
     machine::Link,
     network::shown,
@@ -57,7 +58,7 @@ impl World {
                 machine.back_after = back_after;
                 if let Some(process) = machine.acting() {
                     process.over = true;
-                    let chain = if at_once { Duration::ZERO } else { self.some_time(1250) };
+                    let chain = if at_once { Duration::ZERO } else { self.up_to(KILL_CHAIN) };
                     self.schedule(chain, n, What::Dead);
                 }
             }
@@ -71,7 +72,7 @@ impl World {
             }
             Fault::Delete => {
                 if let Some(version) = self.store.delete() {
-                    self.publish(View::Absent(Some(version)));
+                    self.publish(&View::Absent(Some(version)));
                 }
             }
             Fault::Edit(edit) => self.edit(edit),
@@ -121,6 +122,8 @@ impl World {
         }
         self.edit(Edit::Hold(false));
         self.edit(Edit::TurningOn(false));
+        // A candidate that remembers it may yet write it back with a Lease made anew.
+        self.schedule(Duration::from_secs(8), 0, What::Fault(Fault::Edit(Edit::TurningOn(false))));
         for n in 0..self.machines.len() {
             if self.machines[n].acting().is_some_and(|process| process.paused) {
                 self.resume(n);
@@ -159,7 +162,7 @@ impl World {
         });
         if let Some(record) = record {
             self.tell_of_lease(|| format!("edited: {}", shown(&record)));
-            self.publish(View::Present(record));
+            self.publish(&View::Present(record));
         }
     }
 }

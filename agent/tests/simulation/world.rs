@@ -9,7 +9,7 @@ use std::{
 
 use fastrand::Rng;
 use leader_agent::{
-    elector::{Elector, Event, Reply, Settings},
+    elector::{Elector, Event, Reply, Role, Settings},
     lease::record::{self, Inherited, Record},
     names,
     timing::LATENESS_WINDOW,
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     fault::{Away, Fault, Initial, Plan},
-    machine::{Comeback, Machine, Process, identity},
+    machine::{Comeback, Machine, Process, Seen, identity},
     store::Store,
 };
 
@@ -91,6 +91,7 @@ pub(crate) struct World {
     pub calm: Option<Duration>,
     /// Whether messages take any time but a fixed one, and the kill chain its worst.
     pub steady: bool,
+    pub slow_kills: bool,
     /// What passes between the reading of two clocks, in a steady world.
     pub hiccup: Duration,
     pub numbers: u64,
@@ -113,9 +114,8 @@ pub(crate) struct World {
 impl World {
     /// A world that begins as `plan` says. Its story is kept if `told`.
     pub(crate) fn new(plan: &Plan, seed: u64, told: bool) -> Self {
-        let machines = (0..3)
-            .map(|n| Machine::new(plan.clocks[n].clone(), plan.timings[n], plan.tempers[n].clone()))
-            .collect();
+        let machines =
+            (0..3).map(|n| Machine::new(plan.clocks[n].clone(), plan.timings[n], plan.tempers[n].clone())).collect();
         let mut world = Self {
             now: Duration::ZERO,
             store: Store::default(),
@@ -125,6 +125,7 @@ impl World {
             noise_until: Duration::ZERO,
             calm: None,
             steady: plan.steady,
+            slow_kills: plan.slow_kills,
             hiccup: Duration::ZERO,
             numbers: 0,
             starts: 0,
@@ -143,7 +144,7 @@ impl World {
             world.schedule(delay, machine, What::Start);
         }
         for (at, fault) in &plan.faults {
-            world.schedule(*at, 0, What::Fault(fault.clone()));
+            world.schedule(*at, 0, What::Fault(*fault));
         }
         world.schedule(plan.calm, 0, What::Fault(Fault::Calm));
         world
@@ -261,7 +262,7 @@ impl World {
             over: false,
             asked_to_end: None,
             killed: None,
-            held_back: false,
+            seen: Seen::default(),
             sent: Vec::new(),
             stored: None,
             timeouts: (Duration::ZERO, 0),
@@ -288,13 +289,19 @@ impl World {
     /// The process got an event, or keeps it while it is paused.
     pub(crate) fn feed(&mut self, n: usize, event: Event) {
         let reading = self.reading(n);
+        let me = identity(n, self.machines[n].pod);
         let Some(process) = self.machines[n].acting() else { return };
         if process.paused {
             process.inbox.push_back(event);
             return;
         }
+        let leads = process.elector.role() == Role::Leader;
         if let Event::Seen(record, _) | Event::Replied { reply: Reply::Written(record), .. } = &event {
-            process.held_back = record.annotation(names::HOLD).is_some();
+            process.seen.hold = record.annotation(names::HOLD).is_some();
+            if record.resource_version > process.seen.newest {
+                process.seen.newest = record.resource_version;
+                process.seen.ousted = leads && record.holder.as_ref().is_some_and(|holder| *holder != me);
+            }
         }
         let late = if let Event::Late(late) = event { late } else { Duration::ZERO };
         process.elector.handle(event, reading);
