@@ -5,6 +5,7 @@ mod demo;
 mod images;
 mod install;
 mod overlay;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -28,6 +29,8 @@ enum Task {
     Demo(cluster::Name),
     /// Installs leader in the test cluster, with the images that were pushed last.
     Install(cluster::Name),
+    /// Runs everything that is tested, on a cluster of its own.
+    Test(test::Options),
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Task::Images(options) => images::run(&options),
         Task::Demo(name) => demo::run(&name),
         Task::Install(name) => install::run(&name),
+        Task::Test(options) => test::run(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,7 +31,7 @@ fn a_dry_run_shows_the_injected_workload_and_creates_nothing() -> Result<()> {
         let apply = |more: &[&str]| stage.namespace.kubectl(&["apply", "-f", "-"]).args(more).input(&*manifest);
         let yaml = apply(&["--dry-run=server", "-o", "yaml"]).run()?;
         for shown in
-            ["- name: leader-agent", "- /leader/agent", "leader.io/injected:", "serviceAccountName: leader-billing"]
+            ["name: leader-agent", "- /leader/agent", "leader.io/injected:", "serviceAccountName: leader-billing"]
         {
             ensure!(yaml.contains(shown), "no `{shown}` in\n{yaml}");
         }

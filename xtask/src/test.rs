@@ -1,0 +1,146 @@
+//! `cargo xtask test`: everything that is tested, in one command.
+
+use std::env;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use leader_tests::command::{Tool, exit_code, is_installed};
+use leader_tests::progress::say;
+use leader_tests::{Cluster, ClusterName, Status, machine};
+
+use crate::images::{self, checkout};
+use crate::install;
+
+/// The packages whose tests need a cluster; the others' run first, so that what is wrong with them shows soon.
+const ON_CLUSTER: [&str; 2] = ["leader-tests", "xtask"];
+/// Tests on the cluster mostly wait for it: more of them at once than there are processors.
+const AT_ONCE: &str = "--test-threads=6";
+
+/// Options of `cargo xtask test`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// The cluster to test on; brought up if needed, and taken down again unless it was up already.
+    #[arg(long, default_value = "test", value_parser = ClusterName::new)]
+    name: ClusterName,
+    /// As many trials, and measurements as long, as a release asks for: about 20 minutes more.
+    #[arg(long)]
+    long: bool,
+    /// Leave the cluster up.
+    #[arg(long)]
+    keep: bool,
+    /// Only the tests whose name contains this; no lints.
+    filter: Option<String>,
+}
+
+/// Runs everything, and ends with the first step that fails.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut steps = Steps::default();
+    let result = everything(options, &mut steps);
+    steps.summary();
+    result
+}
+
+fn everything(options: &Options, steps: &mut Steps) -> Result<()> {
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        machine::check()?;
+    }
+    if options.filter.is_none() {
+        lints(steps)?;
+    }
+    let filter = options.filter.as_deref();
+    if !root {
+        steps.left_out.push("tests on a cluster: they need root".to_owned());
+        return steps.run("tests without a cluster", || test(Tool::new(cargo()), &["--workspace"], filter, &[]));
+    }
+    let exclude = ON_CLUSTER.map(|package| ["--exclude", package]).concat();
+    let alone = [&["--workspace"][..], &exclude].concat();
+    steps.run("tests without a cluster", || test(Tool::new(cargo()), &alone, filter, &[]))?;
+
+    let was_up = matches!(Cluster::status(&options.name), Status::Up(_));
+    let result = on_cluster(options, steps);
+    if !was_up && !options.keep {
+        steps.run("cluster down", || Cluster::down(&options.name).map(drop))?;
+    }
+    result
+}
+
+fn lints(steps: &mut Steps) -> Result<()> {
+    steps.run("rustfmt", || show(Tool::new(cargo()).args(["fmt", "--all", "--check"])))?;
+    let clippy = ["clippy", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+    steps.run("clippy", || show(Tool::new(cargo()).args(clippy)))?;
+    if is_installed("cargo-deny") {
+        steps.run("cargo deny", || show(Tool::new(cargo()).args(["deny", "check"])))
+    } else {
+        steps.left_out.push("security advisories: cargo-deny is not installed".to_owned());
+        Ok(())
+    }
+}
+
+fn on_cluster(options: &Options, steps: &mut Steps) -> Result<()> {
+    let cluster = steps.run("cluster up", || Cluster::up(&options.name))?;
+    let references = steps.run("images", || images::build_and_push(&cluster, None))?;
+    steps.run("install", || install::install(&cluster, &references))?;
+    let mut cargo = Tool::new(cargo()).env("LEADER_TESTS_LONG", if options.long { "1" } else { "0" });
+    for (name, value) in cluster.environment() {
+        cargo = cargo.env(name, value);
+    }
+    let packages = ON_CLUSTER.map(|package| ["--package", package]).concat();
+    steps.run("tests on the cluster", || test(cargo, &packages, options.filter.as_deref(), &[AT_ONCE]))
+}
+
+fn test(cargo: Tool, packages: &[&str], filter: Option<&str>, harness: &[&str]) -> Result<()> {
+    // Every failure of a step is shown, not only the first one. The causes of an error say more than the functions it came through.
+    let tool = cargo.args(["test", "--locked", "--no-fail-fast"]).args(packages).env("RUST_LIB_BACKTRACE", "0");
+    show(tool.arg("--").args(filter).args(harness))
+}
+
+/// The cargo that runs this.
+fn cargo() -> String {
+    env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
+}
+
+/// Runs a program in the checkout and shows what it says as it says it.
+fn show(tool: Tool) -> Result<()> {
+    let tool = tool.current_dir(checkout());
+    let line = tool.command_line();
+    say(format!("$ {line}"));
+    let status = tool.into_command().stdin(Stdio::null()).status().with_context(|| format!("cannot start `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` ended with code {}: what failed is told above", exit_code(status));
+    }
+    Ok(())
+}
+
+/// What was done, and how long it took.
+#[derive(Debug, Default)]
+struct Steps {
+    done: Vec<(&'static str, Duration, bool)>,
+    left_out: Vec<String>,
+}
+
+impl Steps {
+    fn run<T>(&mut self, name: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        say(format!("\n=== {name}"));
+        let started = Instant::now();
+        let result = step();
+        self.done.push((name, started.elapsed(), result.is_ok()));
+        result.with_context(|| format!("{name} failed"))
+    }
+
+    fn summary(&self) {
+        say("");
+        for (name, took, good) in &self.done {
+            let outcome = if *good { "ok" } else { "FAILED" };
+            say(format!("{name:<24} {:>5} s  {outcome}", took.as_secs()));
+        }
+        for what in &self.left_out {
+            say(format!("left out: {what}"));
+        }
+        let failed = self.done.iter().any(|(_, _, good)| !good);
+        let total: Duration = self.done.iter().map(|(_, took, _)| *took).sum();
+        let outcome = if failed { "FAILED" } else { "ok" };
+        say(format!("test result: {outcome}. {} steps in {} s", self.done.len(), total.as_secs()));
+    }
+}
