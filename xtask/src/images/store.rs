@@ -57,6 +57,8 @@ impl Store {
 
     /// Builds a Dockerfile of the checkout as `name`, and shows the build.
     pub(super) fn build(&self, checkout: &Path, dockerfile: &str, builder: &str, name: &str) -> Result<()> {
+        // An interrupted build leaves its container behind, which is a copy of the whole builder.
+        self.buildah().args(["rm", "--all"]).run()?;
         let build = self
             .buildah()
             .args(["bud", "--isolation", "chroot"])
