@@ -144,7 +144,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         // One of the two clocks of one machine is off; nothing says which.
         let odd = &mut clocks[rng.usize(..3)];
         hopeless_clock = rng.u8(..5) == 0;
-        let off = if hopeless_clock { rng.u64(56_000..70_000) } else { rng.u64(30_000..45_000) };
+        let off = if hopeless_clock { rng.u64(56_000..70_000) } else { rng.u64(30_000..38_000) };
         let rate = if rng.bool() { TRUE_RATE - off } else { TRUE_RATE + off };
         // A slow boot clock beyond the check is a stated limit until the check has seen it.
         if rng.bool() && !(hopeless_clock && rate < TRUE_RATE) {
