@@ -81,7 +81,7 @@ fn trials(what: &str, workloads: usize, rounds: usize, writer: &Writer, faults: 
         };
         let mut outcomes = thread::scope(|scope| -> Result<Vec<Outcome>> {
             let threads: Vec<_> = (0..workloads).map(|number| scope.spawn(move || one(number))).collect();
-            let results: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+            let results: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
             let results = results.into_iter().map(|result| result.map_err(|_| anyhow!("a trial panicked"))?);
             Ok(results.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
         })?;
@@ -123,7 +123,7 @@ fn the_app_of_a_pod_that_is_cut_off_is_dead_before_another_starts() -> Result<()
 #[test]
 fn an_app_that_ignores_term_is_dead_before_another_starts() -> Result<()> {
     let (workloads, rounds) = extent();
-    trials("deaf", workloads, rounds, &writer().variable("IGNORE_TERM", 1), &[Fault::Cut])
+    trials("deaf", workloads, rounds, &writer().variable("IGNORE_TERM", "1"), &[Fault::Cut])
 }
 
 /// The margin is larger there, so the shortest lease does not fit.
@@ -132,8 +132,8 @@ fn fifty_busy_processes_on_a_tenth_of_a_processor_are_dead_before_another_starts
     let (workloads, rounds) = if long() { (5, 2) } else { (2, 1) };
     let writer = writer()
         .annotated("leader.io/lease-duration", "15s")
-        .variable("BUSY_PROCESSES", 50)
-        .variable("IGNORE_TERM", 1)
+        .variable("BUSY_PROCESSES", "50")
+        .variable("IGNORE_TERM", "1")
         .cpu_limit("100m");
     trials("starved", workloads, rounds, &writer, &[Fault::StoppedAndCut, Fault::Cut])
 }

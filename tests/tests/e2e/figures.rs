@@ -4,9 +4,8 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use leader_agent::names;
 use leader_ledger::clock;
-use leader_tests::kit::PodProcess;
+use leader_tests::kit::{PodProcess, Request};
 use leader_tests::progress::say;
 use serde_json::Value;
 
@@ -50,18 +49,16 @@ fn stub_and_agent_are_small() -> Result<()> {
             ensure!(private <= 3 * MEGABYTE, "stub and agent of the {role} have {private} bytes of their own");
         }
         let image = stage.image("leader-agent")?;
-        let nodes = stage.namespace.cluster().get(&["nodes"])?;
-        let images = nodes["items"][0]["status"]["images"].as_array().context("a node without images")?;
-        let named =
-            |entry: &&Value| entry["names"].as_array().is_some_and(|names| names.iter().any(|name| name == image));
-        let bytes = images.iter().find(named).and_then(|entry| entry["sizeBytes"].as_u64());
-        if let Some(bytes) = bytes {
-            say(format!("image: {bytes} bytes"));
-            ensure!(bytes <= 6 * MEGABYTE, "the image has {bytes} bytes");
-        } else {
-            // The kubelet reports images every few minutes only.
-            ensure!(images.len() < 50, "{image} is not among the node's images");
-        }
+        // The kubelet reports its images every few seconds.
+        let bytes = until("the agent's image among those of the node", || {
+            let nodes = stage.namespace.cluster().get(&["nodes"])?;
+            let images = nodes["items"][0]["status"]["images"].as_array().context("a node without images")?;
+            let named = |entry: &&Value| entry["names"].as_array().is_some_and(|names| names.contains(&image.into()));
+            let entry = images.iter().find(named).with_context(|| format!("{image} is not there"))?;
+            entry["sizeBytes"].as_u64().context("no size")
+        })?;
+        say(format!("image: {bytes} bytes"));
+        ensure!(bytes <= 6 * MEGABYTE, "the image has {bytes} bytes");
         Ok(())
     })
 }
@@ -100,8 +97,9 @@ fn hand_over(workload: &Workload<'_>, user: &str) -> Result<Duration> {
     let wall_minus_boot = i128::from(clock::wall()) - i128::from(clock::boot()?);
     let last_write = || -> Result<jiff::Timestamp> {
         let requests = stage.namespace.cluster().requests_of(user)?;
-        let of_leader = requests.iter().filter(|request| request.pod.as_deref() == Some(&leader.writer.pod));
-        let release = of_leader.filter(|request| request.verb == "update").next_back().context("no release")?;
+        let of_leader =
+            |request: &&Request| request.verb == "update" && request.pod.as_deref() == Some(&leader.writer.pod);
+        let release = requests.iter().rfind(of_leader).context("no release")?;
         Ok(release.time.parse()?)
     };
     let release = last_write()?.as_nanosecond() - wall_minus_boot;
@@ -132,9 +130,6 @@ fn a_hand_over_takes_milliseconds() -> Result<()> {
             !long() || median <= Duration::from_millis(20),
             "the median of {count} hand-overs is {median:?}: {times:?}"
         );
-        // The record says that nobody waited.
-        let transitions = workload.lease()?["spec"]["leaseTransitions"].as_u64().context("no transitions")?;
-        ensure!(transitions as usize >= count, "{transitions} transitions in {}", names::ID);
         Ok(())
     })
 }

@@ -47,7 +47,7 @@ fn deleting_the_leaders_pod_moves_leadership() -> Result<()> {
 fn deleting_the_leaders_pod_by_force_moves_leadership() -> Result<()> {
     Stage::test("force", |stage| {
         // Far from ending at once: the name is gone from the API server while the app still runs.
-        let writer = Writer::new("forced").elected().variable("SHUTDOWN_SECONDS", 3);
+        let writer = Writer::new("forced").elected().variable("SHUTDOWN_SECONDS", "3");
         let workload = stage.start(&writer)?;
         let (old, new) = moved(stage, &workload, |leader| {
             stage.namespace.run(&["delete", "pod", &leader.writer.pod, "--grace-period=0", "--force"]).map(drop)
@@ -88,7 +88,8 @@ fn an_app_that_dies_is_followed_by_another_run_and_its_exit_code_is_the_containe
 fn deleting_and_applying_again_waits_for_an_old_leader_that_takes_20_s_to_shut_down() -> Result<()> {
     const SHUTDOWN: u64 = 20;
     Stage::test("again", |stage| {
-        let writer = Writer::new("again").elected().variable("SHUTDOWN_SECONDS", SHUTDOWN).stop_seconds(30);
+        let writer =
+            Writer::new("again").elected().variable("SHUTDOWN_SECONDS", &SHUTDOWN.to_string()).stop_seconds(30);
         let workload = stage.start(&writer)?;
         let mut told = 0;
         let (old, new) = moved(stage, &workload, |_| {

@@ -1,4 +1,4 @@
-//! Nothing rolls out by surprise: the same manifest again leaves template and ReplicaSets as they were.
+//! Nothing rolls out by surprise: the same manifest again leaves the template as it was, and adds no ReplicaSet.
 
 use anyhow::{Result, ensure};
 

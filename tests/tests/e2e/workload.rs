@@ -48,7 +48,7 @@ impl Workload<'_> {
         Ok(self.get()?["spec"]["template"].clone())
     }
 
-    /// Names of the ReplicaSets: a rollout makes one more.
+    /// The names of every ReplicaSet: a rollout makes one more.
     pub(crate) fn replica_sets(&self) -> Result<Vec<String>> {
         let selector = format!("app={}", self.name);
         let list = self.stage.namespace.get(&["replicasets", "--selector", &selector, "--sort-by=.metadata.name"])?;

@@ -61,8 +61,8 @@ impl Writer {
     }
 
     /// Sets a variable that the writer knows.
-    pub(crate) fn variable(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.variables.insert(name, value.to_string());
+    pub(crate) fn variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.insert(name, value.to_owned());
         self
     }
 
