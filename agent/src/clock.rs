@@ -5,6 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+/// Readings no further apart than this count as one moment: far below what the check of the clocks lets pass.
+const TOGETHER: Duration = Duration::from_millis(1);
+/// How often the clocks are read again before they are taken as they come.
+const READINGS: usize = 8;
+
 /// One reading of the three clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -18,9 +23,20 @@ pub struct Now {
 
 impl Now {
     /// Reads the clocks, the boot clock first: what is counted from it is never counted too late.
+    ///
+    /// A process that loses its processor between two readings would see clocks that differ; it reads them again, a few times.
     pub fn read() -> Self {
-        let boot = boot();
-        Self { boot, raw: since_boot(clock_gettime(ClockId::MonotonicRaw)), wall: Timestamp::now() }
+        let mut boot = self::boot();
+        let mut raw = since_boot(clock_gettime(ClockId::MonotonicRaw));
+        for _ in 0..READINGS {
+            let after = self::boot();
+            if after.saturating_sub(boot) <= TOGETHER {
+                break;
+            }
+            boot = after;
+            raw = since_boot(clock_gettime(ClockId::MonotonicRaw));
+        }
+        Self { boot, raw, wall: Timestamp::now() }
     }
 }
 

@@ -140,7 +140,7 @@ impl Run {
                 Action::Start { token } => self.start(token),
                 Action::Stop(reason) => self.stop(reason),
                 Action::Kill => {
-                    self.killing = true;
+                    self.killing = self.app.is_some();
                     self.kill();
                 }
                 Action::Disarm => {
