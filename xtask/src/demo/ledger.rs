@@ -52,6 +52,15 @@ impl<'a> Ledger<'a> {
         })
     }
 
+    /// Waits until they have done harm enough to be seen: so many numbers given twice. Gives how many there are.
+    pub(super) fn wait_for_harm(&self, numbers: u64, patience: Duration) -> Result<u64> {
+        wait::until(&format!("{numbers} numbers given twice"), patience, || {
+            let twice = self.report()?.runs.iter().map(|run| run.given_twice).sum();
+            ensure!(twice >= numbers, "there are {twice}");
+            Ok(twice)
+        })
+    }
+
     /// Waits until exactly one writer writes, elected, and other than `not`.
     pub(super) fn wait_for_leader(&self, not: Option<&Writer>, patience: Duration) -> Result<(Report, RunReport)> {
         wait::until("one elected writer", patience, || {
