@@ -15,9 +15,9 @@ const PIECE: usize = 4096;
 
 /// Begins to log. `filter` is a level (`debug`) or a list of targets with levels; without a usable one it is `info`.
 pub fn start(filter: Option<&str>) {
-    let targets = filter.and_then(|filter| filter.parse::<Targets>().ok()).unwrap_or_else(|| {
-        Targets::new().with_target("leader_agent", tracing::Level::INFO).with_default(tracing::Level::WARN)
-    });
+    let targets = filter
+        .and_then(|filter| filter.parse::<Targets>().ok())
+        .unwrap_or_else(|| Targets::new().with_target("leader_agent", tracing::Level::INFO));
     let lines = fmt::layer().with_writer(Stderr::default).with_ansi(false).with_target(false).compact();
     let _ = tracing_subscriber::registry().with(targets).with(lines).try_init();
 }
@@ -30,7 +30,11 @@ impl Write for Stderr {
         let descriptor = stderr();
         let mut polled = [PollFd::new(&descriptor, PollFlags::OUT)];
         if poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1) {
-            let _ = rustix::io::write(descriptor, &line[..line.len().min(PIECE)]);
+            let _ = if line.len() <= PIECE {
+                rustix::io::write(descriptor, line)
+            } else {
+                rustix::io::write(descriptor, &[&line[..PIECE - 4], b"...\n"].concat())
+            };
         }
         Ok(line.len())
     }

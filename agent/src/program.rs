@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use crate::{
     cpu,
-    guard::{self, GuardOptions, START_FAILED},
+    guard::{self, GuardOptions, HeldSignals, START_FAILED},
     install::install,
     log, names, run,
     settings::{Arguments, Command, RunArguments, outside_identity},
@@ -14,22 +14,26 @@ use crate::{
 
 /// Runs the program. For `run` this ends the process by itself.
 pub fn main() -> ExitCode {
+    let held = match guard::hold_signals() {
+        Ok(held) => held,
+        Err(error) => return fail(&error.to_string()),
+    };
     match Arguments::parse().command {
         Command::Install { dir } => match install(&dir) {
             Ok(_) => ExitCode::SUCCESS,
             Err(error) => fail(&error.to_string()),
         },
-        Command::Run(arguments) => run_guarded(*arguments),
+        Command::Run(arguments) => run_guarded(*arguments, held),
     }
 }
 
-fn run_guarded(arguments: RunArguments) -> ExitCode {
+fn run_guarded(arguments: RunArguments, held: HeldSignals) -> ExitCode {
     let settings = match arguments.resolve(cpu::is_starved(), outside_identity) {
         Ok(settings) => settings,
         Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     // From here on there are two processes: the first one stays behind as the stub.
-    let guard = match guard::start(&GuardOptions { state_dir: settings.state_dir.clone() }) {
+    let guard = match guard::start(&GuardOptions { state_dir: settings.state_dir.clone() }, held) {
         Ok(guard) => guard,
         Err(error) => return fail(&error.to_string()),
     };

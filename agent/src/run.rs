@@ -14,7 +14,8 @@ use tracing::{error, info, warn};
 use crate::{
     app::{App, AppEvent, SignalError},
     clock::Now,
-    elector::{Action, Elector, Event, Reply, Role, Settings, Source, StopReason},
+    cpu,
+    elector::{Action, Elector, Event, Obstacle, Role, Settings, Source, StopReason},
     guard::{Guard, Signals},
     lease::{client::LeaseClient, credentials, watch::watch},
     names::env,
@@ -29,10 +30,13 @@ const OBSERVATIONS: usize = 16;
 /// The exit code when the app was never started and the end was asked for.
 const ORDERLY: u8 = 0;
 
-/// What a request brought.
-enum Answer {
-    Read(Vec<Event>),
-    Write(Event),
+/// The agent looks at its own timer, and at the CPU limit, this often.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What a request brought: events, and what an operator should know of it.
+struct Answer {
+    events: Vec<Event>,
+    complaint: Option<String>,
 }
 
 type Request = Pin<Box<dyn Future<Output = Answer>>>;
@@ -43,7 +47,7 @@ pub enum RunError {
     /// No credentials for the API server.
     #[error(transparent)]
     Credentials(#[from] credentials::CredentialsError),
-    /// A part of the process could not be made.
+    /// Signals cannot be received.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] std::io::Error),
 }
@@ -86,7 +90,9 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         app: None,
         killing: false,
         code: ORDERLY,
-        holder: None,
+        told: Told::default(),
+        starved: timing.is_starved(),
+        tick: Instant::now() + TICK,
         settings,
     };
     loop {
@@ -95,6 +101,7 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         }
         let now = Now::read();
         let due = run.elector.next_timeout(now).map(|due| Instant::now() + due.saturating_sub(now.boot));
+        let wake = due.map_or(run.tick, |due| due.min(run.tick));
         tokio::select! {
             biased;
             signal = signals.next() => run.signalled(signal),
@@ -103,12 +110,18 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
             Some(answer) = run.requests.next() => run.answered(answer),
             Some(event) = observations.recv() => run.elector.handle(event, Now::read()),
             () = &mut watching => {}
-            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                let late = due.map_or(Duration::ZERO, |due| due.elapsed());
-                run.elector.handle(Event::Late(late), Now::read());
-            }
+            () = sleep_until(wake) => {}
         }
+        run.time_passed(wake);
     }
+}
+
+/// What the log said last, so that it says things once.
+#[derive(Default)]
+struct Told {
+    holder: Option<String>,
+    obstacle: Option<Obstacle>,
+    complaint: Option<String>,
 }
 
 struct Run {
@@ -121,8 +134,11 @@ struct Run {
     killing: bool,
     code: u8,
     term_file: Option<TermFile>,
-    /// The holder that was logged last.
-    holder: Option<String>,
+    told: Told,
+    /// The CPU limit is below one core, or cannot be read.
+    starved: bool,
+    /// When the agent looks at its own timer next.
+    tick: Instant,
 }
 
 impl Run {
@@ -163,7 +179,7 @@ impl Run {
                 Action::End => return Some(self.code),
             }
         }
-        self.tell_holder();
+        self.tell();
         None
     }
 
@@ -172,14 +188,15 @@ impl Run {
         let sent = Now::read().boot;
         self.requests.push(Box::pin(async move {
             let source = Source::Read { sent };
-            Answer::Read(match client.read().await {
-                Ok(Some(record)) => vec![Event::Seen(record, source), Event::ReadEnded { answered: true }],
-                Ok(None) => vec![Event::Absent { version: None, source }, Event::ReadEnded { answered: true }],
+            let seen = match client.read().await {
+                Ok(Some(record)) => Event::Seen(record, source),
+                Ok(None) => Event::Absent { version: None, source },
                 Err(error) => {
-                    warn!(%error, "cannot read the Lease");
-                    vec![Event::ReadEnded { answered: false }]
+                    let complaint = Some(format!("cannot read the Lease: {error}"));
+                    return Answer { events: vec![Event::ReadEnded { answered: false }], complaint };
                 }
-            })
+            };
+            Answer { events: vec![seen, Event::ReadEnded { answered: true }], complaint: None }
         }));
     }
 
@@ -187,21 +204,43 @@ impl Run {
         let client = Rc::clone(&self.client);
         self.requests.push(Box::pin(async move {
             let (reply, error) = client.write(&body).await;
-            if let (Reply::Refused | Reply::Unknown, Some(error)) = (&reply, error) {
-                warn!(%error, "cannot write the Lease");
-            }
-            Answer::Write(Event::Replied { attempt, reply })
+            // Losing a race is no news.
+            let complaint =
+                error.filter(|error| !error.is_lost_race()).map(|error| format!("cannot write the Lease: {error}"));
+            Answer { events: vec![Event::Replied { attempt, reply }], complaint }
         }));
     }
 
     fn answered(&mut self, answer: Answer) {
-        let events = match answer {
-            Answer::Read(events) => events,
-            Answer::Write(event) => vec![event],
-        };
+        let Answer { events, complaint } = answer;
+        if complaint != self.told.complaint {
+            if let Some(complaint) = &complaint {
+                warn!("{complaint}");
+            } else {
+                info!("the API server answers again");
+            }
+            self.told.complaint = complaint;
+        }
         for event in events {
             self.elector.handle(event, Now::read());
         }
+    }
+
+    /// After each turn of the loop: how late was it, against the moment it meant to wake at?
+    fn time_passed(&mut self, wake: Instant) {
+        let now = Instant::now();
+        if now < wake {
+            return;
+        }
+        if now >= self.tick {
+            self.tick = now + TICK;
+            let starved = cpu::is_starved();
+            if starved != self.starved {
+                self.starved = starved;
+                self.elector.handle(Event::Starved(starved), Now::read());
+            }
+        }
+        self.elector.handle(Event::Late(now - wake), Now::read());
     }
 
     fn start(&mut self, token: u64) {
@@ -274,6 +313,10 @@ impl Run {
             Ok(AppEvent::Gone) => {
                 self.app = None;
                 self.killing = false;
+                if !self.elector.is_closing() {
+                    // It was stopped in place: how it ended is not how this process will.
+                    self.code = ORDERLY;
+                }
                 Event::AppGone
             }
             Err(error) => self.guard.die(&format!("cannot wait for the application's processes: {error}")),
@@ -281,13 +324,21 @@ impl Run {
         self.elector.handle(event, Now::read());
     }
 
-    fn tell_holder(&mut self) {
+    /// Logs what a person who waits would want to know.
+    fn tell(&mut self) {
         let holder = self.elector.holder();
-        if holder != self.holder.as_deref() {
+        if holder != self.told.holder.as_deref() {
             if let (Some(holder), Role::Standby) = (holder, self.elector.role()) {
                 info!(holder, "another candidate leads");
             }
-            self.holder = holder.map(str::to_owned);
+            self.told.holder = holder.map(str::to_owned);
+        }
+        let obstacle = self.elector.obstacle();
+        if obstacle != self.told.obstacle {
+            if let Some(obstacle) = obstacle {
+                warn!("not acquiring: {obstacle}");
+            }
+            self.told.obstacle = obstacle;
         }
     }
 }

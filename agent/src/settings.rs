@@ -103,6 +103,9 @@ pub enum SettingsError {
     /// The id is none.
     #[error(transparent)]
     Id(#[from] IdError),
+    /// The namespace is none.
+    #[error("the namespace {0:?} is not a DNS label: use the name of a namespace, e.g. `default`")]
+    Namespace(String),
     /// The durations do not fit.
     #[error(transparent)]
     Timing(#[from] TimingError),
@@ -127,6 +130,11 @@ impl RunArguments {
         let injected = self.record.as_deref().map(Injected::parse).transpose()?;
         let id = self.id.or_else(|| injected.as_ref().map(|injected| injected.id.clone()));
         let id: LeaderId = id.filter(|id| !id.is_empty()).ok_or(SettingsError::NoId)?.parse()?;
+        let namespace = self.namespace.filter(|namespace| !namespace.is_empty());
+        // A namespace's name follows the same rule as an id.
+        if let Some(name) = namespace.as_ref().filter(|name| name.parse::<LeaderId>().is_err()) {
+            return Err(SettingsError::Namespace(name.clone()));
+        }
         let lease = self.lease_duration.or_else(|| injected.as_ref()?.lease_duration.clone());
         let grace = self.stop_grace.or_else(|| injected.as_ref()?.stop_grace.clone());
         let lease = lease.as_deref().map(parse_duration).transpose()?.unwrap_or(Timing::default().lease());
@@ -140,7 +148,7 @@ impl RunArguments {
         };
         Ok(RunSettings {
             id,
-            namespace: self.namespace.filter(|namespace| !namespace.is_empty()),
+            namespace,
             identity,
             timing,
             state_dir: self.state_dir,
@@ -195,6 +203,7 @@ mod tests {
             (&["--id", "Billing"], "\"Billing\""),
             (&["--id", "b", "--lease-duration", "soon"], "`soon`"),
             (&["--id", "b", "--lease-duration", "5s", "--stop-grace", "4s"], "too short"),
+            (&["--id", "b", "--namespace", "a b"], "\"a b\""),
             (&["--id", "b", "--identity", ""], "LEADER_IDENTITY"),
             (&["--record", "{"], "LEADER_RECORD"),
         ] {

@@ -20,6 +20,8 @@ pub const KILL_CHAIN_STARVED: Duration = Duration::from_secs(4);
 pub const LATENESS_FACTOR: u32 = 4;
 /// How long a lateness is remembered.
 pub const LATENESS_WINDOW: Duration = Duration::from_mins(1);
+/// No request is worth more patience, however long the lease: who waits for it cannot end.
+pub const LONGEST_REQUEST: Duration = Duration::from_secs(10);
 /// After an error that came fast, the next attempt follows after this, give or take a fifth.
 pub const RETRY: Duration = Duration::from_millis(500);
 /// After KILL everything must be gone within this, or the whole container ends.
@@ -99,6 +101,17 @@ impl Timing {
         Err(TimingError::DoesNotFit { lease, grace, margin, renew, needed, starved })
     }
 
+    /// The same durations under another CPU limit. They may no longer fit: [`Self::has_room`] tells.
+    #[must_use]
+    pub fn with_starved(self, starved: bool) -> Self {
+        Self { starved, ..self }
+    }
+
+    /// Whether the margin is that of a CPU limit below one core, or of an unreadable one.
+    pub fn is_starved(&self) -> bool {
+        self.starved
+    }
+
     /// L, in whole seconds.
     pub fn lease(&self) -> Duration {
         self.lease
@@ -120,9 +133,9 @@ impl Timing {
         self.lease * 2 / 15
     }
 
-    /// After this a request is given up and its connection closed: L/6.
+    /// After this a request is given up and its connection closed: L/6, and at most [`LONGEST_REQUEST`].
     pub fn request_timeout(&self) -> Duration {
-        self.lease / 6
+        (self.lease / 6).min(LONGEST_REQUEST)
     }
 
     /// The margin of a machine whose timers are on time.

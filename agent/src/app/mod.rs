@@ -27,14 +27,10 @@ use std::{
     ffi::OsString,
     io,
     os::fd::{AsFd, OwnedFd},
-    time::Duration,
 };
 
 use rustix::process::Pid;
-use tokio::{
-    io::unix::AsyncFd,
-    time::{Instant, timeout_at},
-};
+use tokio::io::unix::AsyncFd;
 
 pub use self::command::StartError;
 use self::{command::failure, terminal::Terminal};
@@ -45,9 +41,6 @@ use crate::{
         signals::{self, SignalSet, listen, receive},
     },
 };
-
-/// The pause between two walks of [`App::kill_until_gone`], cut short by the end of a child.
-const WALK_PAUSE: Duration = Duration::from_millis(1);
 
 /// The running app.
 #[derive(Debug)]
@@ -113,12 +106,6 @@ pub enum KillError {
     /// The processes could not be listed or waited for.
     #[error("cannot list or wait for the app's processes: {0}")]
     System(#[from] io::Error),
-    /// Some process is still there.
-    #[error("the app is not gone {limit:?} after SIGKILL: a process is stopped by a debugger or stuck in the kernel")]
-    NotGone {
-        /// How long was waited.
-        limit: Duration,
-    },
 }
 
 impl App {
@@ -210,23 +197,6 @@ impl App {
         match self.walker.kill()?.denied {
             Some(pid) => Err(KillError::Denied { pid: pid.as_raw_nonzero().get() }),
             None => Ok(()),
-        }
-    }
-
-    /// Repeats [`App::kill_all`] until `Gone`, at most for `limit`. Other events are dropped; [`App::exit_code`] still knows.
-    pub async fn kill_until_gone(&mut self, limit: Duration) -> Result<(), KillError> {
-        let end = Instant::now() + limit;
-        loop {
-            self.kill_all()?;
-            let pause = (Instant::now() + WALK_PAUSE).min(end);
-            if let Ok(event) = timeout_at(pause, self.next_event()).await
-                && matches!(event?, AppEvent::Gone)
-            {
-                return Ok(());
-            }
-            if Instant::now() >= end {
-                return Err(KillError::NotGone { limit });
-            }
         }
     }
 }

@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
-use super::{Action, Elector, Held, Loss, Phase, StopReason, sighting::Sighting, standby::Standby, standby::may_keep};
+use jiff::Timestamp;
+
+use super::{
+    Action, Elector, Loss, Phase, StopReason,
+    requests::Held,
+    sighting::Sighting,
+    standby::{Standby, may_keep},
+};
 use crate::{
     clock::Now,
     lease::record::{self, Record, Term},
-    timing::{GONE_AFTER_KILL, MAX_CLOCK_SKEW, Timing},
+    timing::{GONE_AFTER_KILL, MAX_CLOCK_SKEW, RETRY, Timing},
 };
 
 /// A term with an app that may be alive.
@@ -21,6 +28,8 @@ pub(super) struct Leading {
     compared: Now,
     /// The deadline that the caller was told last.
     armed: Option<Duration>,
+    /// The renewTime of the last write that is known to be stored.
+    renew_time: Timestamp,
     next_renewal: Duration,
     stop: Option<Stop>,
     grace: Duration,
@@ -30,6 +39,7 @@ pub(super) struct Leading {
 #[derive(Debug)]
 struct Stop {
     reason: StopReason,
+    began: Duration,
     /// When KILL follows, or followed; `None` while the kubelet's own grace period counts.
     kill_at: Option<Duration>,
     killed: bool,
@@ -47,9 +57,10 @@ pub(super) struct Releasing {
 }
 
 impl Leading {
-    pub(super) fn new(term: Term, sent: Now, timing: &Timing) -> Self {
+    pub(super) fn new(held: &Held, sent: Now, timing: &Timing) -> Self {
         Self {
-            term,
+            term: held.term.clone(),
+            renew_time: held.renew_time,
             sent,
             // Until the first renewal tells, the boot clock may be as slow as is let pass.
             lease: timing.lease().mul_f64(1.0 - MAX_CLOCK_SKEW),
@@ -64,6 +75,15 @@ impl Leading {
     /// When everything is dead unless a renewal succeeds, on the boot clock.
     pub(super) fn deadline(&self, margin: Duration) -> Duration {
         self.sent.boot + self.lease.saturating_sub(margin)
+    }
+
+    /// After a renewal that came when the app was already stopping because the lease ran out: KILL moves with the deadline. It
+    /// moves by one lease at most, or an app that ignores its stop signal would be kept alive by the renewals.
+    fn allow_more_time(&mut self, margin: Duration, lease: Duration) {
+        let latest = self.deadline(margin).saturating_sub(GONE_AFTER_KILL);
+        if let Some(Stop { reason: StopReason::RunningOut, began, kill_at: Some(at), killed: false }) = &mut self.stop {
+            *at = (*at).max(latest.min(*began + lease));
+        }
     }
 
     /// The caller is told of `deadline` by whoever calls this.
@@ -104,8 +124,13 @@ impl Elector {
             held.term.uid.clone_from(&record.uid);
             self.renewed(held, sent, now);
         }
+        let lease = self.settings.timing.lease();
         let Phase::Leading(leading) = &mut self.phase else { return };
         if record.is_of(&leading.term, &self.settings.identity) {
+            if record.renew_time != Some(leading.renew_time) || record.duration != Some(lease) {
+                // Somebody edited what the others count from: soon they shall count from a renewal again.
+                leading.renew_at(now.boot.max(leading.sent.boot + RETRY));
+            }
             self.forget_outdated_attempts();
         } else if record.holder.is_some() || record.is_free() {
             // A proof that this process did not write frees the Lease for others as well.
@@ -144,7 +169,9 @@ impl Elector {
             return;
         }
         leading.sent = sent;
+        leading.renew_time = held.renew_time;
         leading.next_renewal = sent.boot + renew_period;
+        leading.allow_more_time(self.margin, lease);
         // Over a shorter time, a moment between the reading of the two clocks would look like a clock that is off.
         if sent.boot < leading.compared.boot + renew_period / 2 {
             return;
@@ -226,13 +253,18 @@ impl Elector {
             return;
         }
         let kill_at = (reason != StopReason::Shutdown).then(|| now.boot + leading.grace);
-        leading.stop = Some(Stop { reason, kill_at, killed: false });
+        leading.stop = Some(Stop { reason, began: now.boot, kill_at, killed: false });
         self.actions.push_back(Action::Stop(reason));
     }
 
     pub(super) fn app_exited(&mut self, now: Now) {
         let Phase::Leading(leading) = &mut self.phase else { return };
-        let stop = leading.stop.get_or_insert(Stop { reason: StopReason::AppExited, kill_at: None, killed: false });
+        let stop = leading.stop.get_or_insert(Stop {
+            reason: StopReason::AppExited,
+            began: now.boot,
+            kill_at: None,
+            killed: false,
+        });
         if stop.reason == StopReason::AppExited {
             self.closing = true;
         }

@@ -8,6 +8,7 @@
 //! within [`Timing::request_timeout`]; an [`Action::Arm`] is in force before the [`Action::Start`] behind it is carried out.
 
 mod leading;
+mod requests;
 mod sighting;
 mod standby;
 
@@ -16,11 +17,17 @@ use std::{collections::VecDeque, time::Duration};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use self::{leading::Leading, leading::Releasing, sighting::Sighting, sighting::Update, standby::Standby};
+use self::{
+    leading::{Leading, Releasing},
+    requests::{Attempt, InFlight, Reading},
+    sighting::{Sighting, Update},
+    standby::Standby,
+};
 use crate::{
     clock::Now,
-    lease::record::{Record, Term, whole_microseconds},
-    timing::{Lateness, RETRY, Timing},
+    lease::record::{Record, Term},
+    names,
+    timing::{Lateness, Timing},
 };
 
 /// Who takes part, and how.
@@ -97,6 +104,8 @@ pub enum Event {
     Shutdown,
     /// The caller's own timer came this late.
     Late(Duration),
+    /// The container's CPU limit was looked at again: whether it is below one core, or unreadable.
+    Starved(bool),
 }
 
 /// Why the app is stopped.
@@ -171,6 +180,23 @@ pub enum Action {
     End,
 }
 
+/// Why a standby does not acquire the Lease even where it could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Obstacle {
+    /// A person put the hold annotation on the Lease.
+    #[error("the Lease is on hold: nobody leads until its annotation {} is removed", names::HOLD)]
+    Hold,
+    /// Pods without the agent may still run the app.
+    #[error(
+        "election is being turned on: nobody acquires while pods without the agent may run the application (annotation {})",
+        names::TURNING_ON
+    )]
+    TurningOn,
+    /// The margin has grown so much that two renewals do not fit.
+    #[error("this machine's timers are too late for the lease's duration: two renewals do not fit into it")]
+    NoRoom,
+}
+
 /// Where an election stands, for logs and people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -182,39 +208,6 @@ pub enum Role {
     Releasing,
     /// Done.
     Ended,
-}
-
-/// One write that may be stored.
-#[derive(Debug)]
-struct Attempt {
-    number: u64,
-    sent: Now,
-    /// `None` for the creation of an unheld Lease.
-    held: Option<Held>,
-    /// The resourceVersion without which it cannot be stored; `None` for a creation.
-    base: Option<u64>,
-}
-
-/// The write whose reply is awaited.
-#[derive(Clone, Copy, Debug)]
-struct InFlight {
-    number: u64,
-    sent: Duration,
-}
-
-/// Whether the Lease has to be looked at before anything else is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
-    No,
-    Wanted,
-    UnderWay,
-}
-
-/// What a write that acquires or renews says.
-#[derive(Clone, Debug)]
-struct Held {
-    term: Term,
-    renew_time: Timestamp,
 }
 
 #[derive(Debug)]
@@ -289,6 +282,22 @@ impl Elector {
         self.sighting.as_ref()?.record()?.holder.as_deref()
     }
 
+    /// Whether this candidate will end rather than stand by again.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// What keeps this standby from acquiring, beside a holder whose time is not over.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        let record = self.sighting.as_ref()?.record()?;
+        match self.phase {
+            Phase::Standby(_) if record.annotation(names::HOLD).is_some() => Some(Obstacle::Hold),
+            Phase::Standby(_) if record.annotation(names::TURNING_ON).is_some() => Some(Obstacle::TurningOn),
+            Phase::Standby(_) if !self.settings.timing.has_room(self.margin) => Some(Obstacle::NoRoom),
+            _ => None,
+        }
+    }
+
     /// When everything dies unless a renewal succeeds, on the boot clock; `None` unless leading.
     pub fn deadline(&self) -> Option<Duration> {
         match &self.phase {
@@ -308,6 +317,7 @@ impl Elector {
             Event::AppGone => self.app_gone(now),
             Event::Shutdown => self.shutdown(now),
             Event::Late(late) => self.lateness.add(now.boot, late),
+            Event::Starved(starved) => self.settings.timing = self.settings.timing.with_starved(starved),
         }
         self.advance(now);
     }
@@ -383,109 +393,11 @@ impl Elector {
         }
     }
 
-    fn read_ended(&mut self, answered: bool, now: Now) {
-        self.read = if answered { Reading::No } else { Reading::Wanted };
-        if !answered {
-            self.retry_later(now);
-        }
-    }
-
-    fn replied(&mut self, number: u64, reply: Reply, now: Now) {
-        let Some(InFlight { sent, .. }) = self.in_flight.take_if(|in_flight| in_flight.number == number) else {
-            return;
-        };
-        match reply {
-            Reply::Written(record) => {
-                self.confirm(number, &record, now);
-                self.seen(record, Source::Read { sent }, now);
-            }
-            Reply::Conflict => self.read = Reading::Wanted,
-            Reply::Refused => {
-                self.attempts.retain(|attempt| attempt.number != number);
-                self.retry_later(now);
-                if let Phase::Leading(leading) = &mut self.phase {
-                    leading.renew_at(now.boot);
-                }
-            }
-            Reply::Unknown => {
-                if now.boot.saturating_sub(sent) < RETRY {
-                    self.retry_later(now);
-                }
-                match &mut self.phase {
-                    Phase::Leading(leading) => leading.renew_at(now.boot),
-                    _ => self.read = Reading::Wanted,
-                }
-            }
-        }
-    }
-
     fn shutdown(&mut self, now: Now) {
         self.closing = true;
         if matches!(self.phase, Phase::Leading(_)) {
             self.begin_stop(StopReason::Shutdown, now);
         }
-    }
-
-    /// Asks for a read where one is wanted and allowed now; whether it was asked for, or is under way.
-    fn read_if_wanted(&mut self, now: Now) -> bool {
-        if self.in_flight.is_some() {
-            return true;
-        }
-        if self.read == Reading::Wanted && now.boot >= self.not_before {
-            self.read = Reading::UnderWay;
-            self.actions.push_back(Action::Read);
-        }
-        self.read != Reading::No
-    }
-
-    /// What a read could tell is known.
-    fn no_read_wanted(&mut self) {
-        if self.read == Reading::Wanted {
-            self.read = Reading::No;
-        }
-    }
-
-    fn write(&mut self, body: Value, held: Option<Held>, base: Option<u64>, now: Now) {
-        let number = self.next_attempt;
-        self.next_attempt += 1;
-        self.in_flight = Some(InFlight { number, sent: now.boot });
-        self.attempts.push(Attempt { number, sent: now, held, base });
-        self.actions.push_back(Action::Write { attempt: number, body });
-    }
-
-    /// A wall-clock time for a write, as a `MicroTime` holds it, different from all that this process wrote before.
-    fn stamp(&mut self, now: Now) -> Timestamp {
-        let after_last = Timestamp::from_microsecond(self.last_stamp.as_microsecond() + 1).unwrap_or(Timestamp::MAX);
-        self.last_stamp = whole_microseconds(now.wall).max(after_last);
-        self.last_stamp
-    }
-
-    fn retry_later(&mut self, now: Now) {
-        let jitter = 0.8 + 0.4 * self.random.f64();
-        self.not_before = self.not_before.max(now.boot + RETRY.mul_f64(jitter));
-    }
-
-    /// The attempt that `record` shows to be stored.
-    fn stored_attempt(&self, record: &Record) -> Option<(Held, Now)> {
-        self.attempts.iter().find_map(|attempt| {
-            let held = attempt.held.as_ref()?;
-            let uid = held.term.uid.is_empty() || held.term.uid == record.uid;
-            let same = record.holder.as_deref() == Some(self.settings.identity.as_str())
-                && record.transitions == held.term.transitions
-                && record.acquire_time == Some(held.term.acquire_time)
-                && record.renew_time == Some(held.renew_time);
-            (uid && same).then(|| (held.clone(), attempt.sent))
-        })
-    }
-
-    /// Forgets attempts that can no longer be stored, or be seen to have been: the Lease has moved on without them.
-    fn forget_outdated_attempts(&mut self) {
-        let newest = self.sighting.as_ref().and_then(Sighting::record).map(|record| record.resource_version);
-        let in_flight = self.in_flight.map(|in_flight| in_flight.number);
-        self.attempts.retain(|attempt| {
-            Some(attempt.number) == in_flight
-                || attempt.base.is_none_or(|base| newest.is_none_or(|newest| base >= newest))
-        });
     }
 
     fn die(&mut self, loss: Loss) {

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use super::{Action, Elector, Held, Phase, Reading, leading::Leading, sighting::Sighting};
+use super::{
+    Action, Elector, Phase,
+    leading::Leading,
+    requests::{Held, Reading},
+    sighting::Sighting,
+};
 use crate::{
     clock::Now,
     lease::record::{self, Inherited, Record, Term},
@@ -114,7 +119,7 @@ impl Elector {
 
     /// The acquiring write, sent at `sent`, is known to be stored.
     fn lead(&mut self, held: Held, token: u64, sent: Now, now: Now) {
-        let mut leading = Leading::new(held.term.clone(), sent, &self.settings.timing);
+        let mut leading = Leading::new(&held, sent, &self.settings.timing);
         self.attempts.clear();
         self.in_flight = None;
         self.not_before = Duration::ZERO;

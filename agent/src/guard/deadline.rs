@@ -35,6 +35,11 @@ impl SharedTimer {
         Ok(())
     }
 
+    /// Lets it go off after `delay`.
+    pub(super) fn fire_in(&self, delay: Duration) -> io::Result<()> {
+        self.set(Some(clock::boot() + delay))
+    }
+
     /// Lets it go off now.
     pub(super) fn fire(&self) -> io::Result<()> {
         self.set(Some(Duration::ZERO))

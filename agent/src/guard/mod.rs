@@ -6,7 +6,8 @@
 //!
 //! ```no_run
 //! # use leader_agent::guard::{self, GuardOptions};
-//! let mut guard = match guard::start(&GuardOptions { state_dir: None }) {
+//! let held = guard::hold_signals().expect("the kernel blocks signals");
+//! let mut guard = match guard::start(&GuardOptions { state_dir: None }, held) {
 //!     Ok(guard) => guard,
 //!     Err(error) => {
 //!         eprintln!("{error}");
@@ -61,8 +62,23 @@ use crate::sys::{
 
 /// The container's exit code after a forced loss: that of a process ended by SIGKILL, as everything in it was.
 pub const FORCED_LOSS: u8 = 137;
+/// A forced loss has this long to say why.
+const LAST_WORDS: Duration = Duration::from_millis(2);
 /// The exit code of a start that failed.
 pub const START_FAILED: u8 = 2;
+
+/// The signals that came since [`hold_signals`] and wait for the stub.
+#[derive(Debug)]
+pub struct HeldSignals {
+    /// The mask before.
+    mask: SignalSet,
+}
+
+/// Holds all signals back until the stub can take them. The first thing a program does: as PID 1 it would not even notice one
+/// that asks it to end.
+pub fn hold_signals() -> Result<HeldSignals, GuardError> {
+    Ok(HeldSignals { mask: SignalSet::all().block().map_err(part("a signal mask", ""))? })
+}
 
 /// What [`start`] needs to know.
 #[derive(Clone, Debug, Default)]
@@ -156,7 +172,7 @@ pub struct Guard {
 ///
 /// # Errors
 /// In either process, before anything else has begun: the caller says why and ends with [`START_FAILED`].
-pub fn start(options: &GuardOptions) -> Result<Guard, GuardError> {
+pub fn start(options: &GuardOptions, HeldSignals { mask }: HeldSignals) -> Result<Guard, GuardError> {
     let private = getpid() == Pid::INIT;
     let timer = SharedTimer::new().map_err(part("a timerfd on CLOCK_BOOTTIME", "Linux 3.15 or later is needed."))?;
     // Asked of itself, because after the fork the stub has nobody to tell why.
@@ -171,7 +187,6 @@ pub fn start(options: &GuardOptions) -> Result<Guard, GuardError> {
     let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     // An ignored SIGCHLD, which is inherited, would make children vanish without an exit code.
     set_default(libc::SIGCHLD).map_err(part("a signal disposition", ""))?;
-    let mask = SignalSet::all().block().map_err(part("a signal mask", ""))?;
     let signals = descriptor(&SignalSet::all()).map_err(part("a signalfd", ""))?;
     let (group, stub_pid) = (group(), getpid());
 
@@ -287,6 +302,8 @@ impl Guard {
     /// The forced loss: the stub ends at once, and everything with it; the exit code is [`FORCED_LOSS`]. The reason goes to
     /// stderr if that takes it without delay.
     pub fn die(&self, reason: &str) -> ! {
+        // Should saying why take long after all, the end does not wait for it.
+        let _ = self.deadline.shared.fire_in(LAST_WORDS);
         say(reason);
         let _ = self.deadline.shared.fire();
         loop {

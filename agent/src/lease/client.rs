@@ -34,6 +34,24 @@ pub enum RequestError {
     Record(#[from] RecordError),
 }
 
+impl RequestError {
+    /// Whether another write, or another candidate's creation, came first: the everyday end of a compare-and-swap.
+    pub fn is_lost_race(&self) -> bool {
+        matches!(self, Self::Status { code: 409, .. })
+            || matches!(self, Self::Status { code: 422, message } if message.contains(MUST_UPDATE))
+    }
+}
+
+/// The API server's words for a PUT without resourceVersion on a Lease that exists.
+const MUST_UPDATE: &str = "metadata.resourceVersion: Invalid value";
+/// No more of a server's message is kept: a proxy may answer with a page.
+const MESSAGE: usize = 300;
+
+/// The beginning of the first line.
+fn brief(message: &str) -> String {
+    message.trim().lines().next().unwrap_or_default().chars().take(MESSAGE).collect()
+}
+
 /// An error with its causes: kube and hyper keep what matters in the last one.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -53,7 +71,7 @@ impl From<kube::Error> for RequestError {
         match error {
             kube::Error::Api(status) => {
                 let Status { code, message, .. } = *status;
-                Self::Status { code, message }
+                Self::Status { code, message: brief(&message) }
             }
             error => Self::Transport(error),
         }

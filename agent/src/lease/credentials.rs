@@ -1,5 +1,5 @@
 //! With which credentials the API server is asked. kube's own choice is not used: it prefers a kubeconfig to the pod's
-//! account, which would let a file in the application's image decide who the agent is.
+//! account. A folder that was named is never passed over, so that no file in the application's image decides who the agent is.
 
 use std::{
     env,
@@ -30,6 +30,11 @@ pub enum CredentialsError {
         /// The folder.
         folder: PathBuf,
     },
+    /// The kubeconfig wants a program to be run for credentials.
+    #[error(
+        "the kubeconfig's user gets its credentials from a program ({0}), which could hang while the lease runs out: use a client certificate, a token or a token file"
+    )]
+    Program(String),
     /// No kubeconfig could be used.
     #[error(
         "no credentials: this is no pod with a service account, and no kubeconfig can be used: {0}. Set KUBECONFIG"
@@ -55,6 +60,12 @@ pub async fn find(folder: Option<&Path>) -> Result<Config, CredentialsError> {
         (Some(folder), Some(host)) => of_account(&folder, host)?,
         _ => Config::from_kubeconfig(&KubeConfigOptions::default()).await?,
     };
+    if let Some(program) = &config.auth_info.exec {
+        return Err(CredentialsError::Program(format!("exec: {}", program.command.as_deref().unwrap_or_default())));
+    }
+    if let Some(provider) = &config.auth_info.auth_provider {
+        return Err(CredentialsError::Program(format!("auth-provider: {}", provider.name)));
+    }
     config.default_retry = false;
     Ok(config)
 }

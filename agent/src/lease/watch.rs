@@ -1,4 +1,4 @@
-//! The standby's eyes: one watch on one Lease, for as long as the process lives. Polls only while no watch can be had.
+//! A candidate's eyes: one watch on one Lease, for as long as the process lives. Polls only while no watch can be had.
 
 use std::{pin::pin, time::Duration};
 
@@ -24,8 +24,8 @@ use crate::{
 
 /// How long the server keeps one watch open, in seconds: a quarter of an hour less than its own default upper bound.
 const WATCH_SECONDS: u32 = 2700;
-/// The longest pause between attempts, as a part of the silence that is allowed.
-const PAUSES_PER_SILENCE: u32 = 4;
+/// The longest pause between attempts: a release in it is seen that much later.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Watches until the receiver is dropped. A watch that brings nothing for `silence` is taken for dead: a leader renews far
 /// more often than that.
@@ -35,15 +35,12 @@ pub async fn watch(client: &LeaseClient, silence: Duration, events: mpsc::Sender
     let mut complained = false;
     while !events.is_closed() {
         let began = Instant::now();
-        match follow(&client, silence, &events).await {
-            Ok(()) => {
-                complained = false;
-                if began.elapsed() > pause {
-                    pause = RETRY;
-                    continue;
-                }
-                // A server that ends every watch at once is not asked in a loop.
-            }
+        let followed = follow(&client, silence, &events).await;
+        if began.elapsed() > LONGEST_PAUSE {
+            pause = RETRY;
+        }
+        match followed {
+            Ok(()) => complained = false,
             Err(error) if complained => debug!(%error, "still cannot watch the Lease"),
             Err(error) => {
                 warn!(%error, "cannot watch the Lease: trying again until it can be");
@@ -55,7 +52,7 @@ pub async fn watch(client: &LeaseClient, silence: Duration, events: mpsc::Sender
             () = sleep(pause) => {}
             () = events.closed() => {}
         }
-        pause = (pause * 2).min(silence / PAUSES_PER_SILENCE).max(RETRY);
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
@@ -98,7 +95,7 @@ async fn follow(client: &LeaseClient, silence: Duration, events: &mpsc::Sender<E
             }
             Some(WatchEvent::Bookmark(_)) => continue,
             Some(WatchEvent::Error(status)) => {
-                return Err(RequestError::Status { code: status.code, message: status.message });
+                return Err(kube::Error::Api(status).into());
             }
         };
         if events.send(event).await.is_err() {

@@ -26,7 +26,7 @@ pub(crate) fn agent(words: &[String]) -> ! {
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let command = words.iter().skip(end + 1).map(OsString::from).collect();
     let options = GuardOptions { state_dir: std::env::var_os(STATE).map(PathBuf::from) };
-    let guard = match guard::start(&options) {
+    let guard = match guard::start(&options, guard::hold_signals().expect("signals are held")) {
         Ok(guard) => guard,
         Err(error) => {
             say("error", error);
@@ -134,11 +134,15 @@ impl Agent {
                 say("moment", clock::boot().as_nanos());
                 self.guard.die("the script says so");
             }
-            "kill" => match self.app().kill_until_gone(Duration::from_secs(5)).await {
-                Ok(()) => say("gone", clock::boot().as_nanos()),
-                Err(error) => {
+            "kill" => loop {
+                if let Err(error) = self.app().kill_all() {
                     say("denied", &error);
                     self.guard.die("the app cannot be killed");
+                }
+                let event = tokio::time::timeout(Duration::from_millis(2), self.app().next_event()).await;
+                if let Ok(AppEvent::Gone) = event.unwrap_or(Ok(AppEvent::Exited { code: 0 })) {
+                    say("gone", clock::boot().as_nanos());
+                    break;
                 }
             },
             "follow" => self.follow().await,

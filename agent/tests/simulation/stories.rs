@@ -374,6 +374,18 @@ fn rule_11_a_success_after_the_stop_began_moves_only_the_end() {
 }
 
 #[test]
+fn rule_11_a_success_after_the_stop_began_gives_the_app_more_time_but_not_for_ever() {
+    for (stops_in, gone) in [(Some(6.0), 14.5), (None, 23.55)] {
+        let mut story = Story::with(Initial::Released, |plan| plan.tempers[ANN].stops_in = stops_in.map(seconds));
+        story.until(7.0);
+        story.cut(true, 9.0);
+        let took = story.all_gone();
+        assert_within(took, gone - 0.1, gone + 0.2);
+        assert_eq!(story.machines[ANN].life, 1, "an ordinary stop ends the app, not the process");
+    }
+}
+
+#[test]
 fn rule_12_the_lease_is_released_when_the_last_process_is_gone() {
     let mut story = Story::with(Initial::Released, |plan| {
         plan.tempers[ANN].leaves_orphans = true;

@@ -1,0 +1,159 @@
+//! What is sent and not yet answered, or may be stored without an answer. Leaves to the phases what to send and when.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::{Action, Elector, Phase, Reply, Source, sighting::Sighting};
+use crate::{
+    clock::Now,
+    lease::record::{Record, Term, whole_microseconds},
+    timing::RETRY,
+};
+
+/// One write that acquires or renews, and may be stored.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    pub(super) number: u64,
+    pub(super) sent: Now,
+    pub(super) held: Held,
+    /// The resourceVersion without which it cannot be stored; `None` for a creation.
+    pub(super) base: Option<u64>,
+}
+
+/// The write whose reply is awaited.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    pub(super) number: u64,
+    pub(super) sent: Duration,
+    /// It makes a Lease, rather than changing one.
+    pub(super) creates: bool,
+}
+
+/// Whether the Lease has to be looked at before anything else is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    No,
+    Wanted,
+    UnderWay,
+}
+
+/// What a write that acquires or renews says.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) term: Term,
+    pub(super) renew_time: Timestamp,
+}
+
+impl Elector {
+    pub(super) fn read_ended(&mut self, answered: bool, now: Now) {
+        self.read = if answered { Reading::No } else { Reading::Wanted };
+        if !answered {
+            self.retry_later(now);
+        }
+    }
+
+    pub(super) fn replied(&mut self, number: u64, reply: Reply, now: Now) {
+        let Some(InFlight { sent, creates, .. }) = self.in_flight.take_if(|in_flight| in_flight.number == number)
+        else {
+            return;
+        };
+        match reply {
+            Reply::Written(record) => {
+                self.confirm(number, &record, now);
+                self.seen(record, Source::Read { sent }, now);
+            }
+            Reply::Conflict => {
+                self.read = Reading::Wanted;
+                if creates {
+                    // Refused though the Lease was not there a moment ago: a server that goes on like this, because the
+                    // namespace is gone, say, is not asked in a loop.
+                    self.retry_later(now);
+                }
+                if let Phase::Leading(leading) = &mut self.phase {
+                    leading.renew_at(now.boot + RETRY);
+                }
+            }
+            Reply::Refused => {
+                self.attempts.retain(|attempt| attempt.number != number);
+                self.retry_later(now);
+                if let Phase::Leading(leading) = &mut self.phase {
+                    leading.renew_at(now.boot);
+                }
+            }
+            Reply::Unknown => {
+                if now.boot.saturating_sub(sent) < RETRY {
+                    self.retry_later(now);
+                }
+                match &mut self.phase {
+                    Phase::Leading(leading) => leading.renew_at(now.boot),
+                    _ => self.read = Reading::Wanted,
+                }
+            }
+        }
+    }
+
+    /// Asks for a read where one is wanted and allowed now; whether it was asked for, or is under way.
+    pub(super) fn read_if_wanted(&mut self, now: Now) -> bool {
+        if self.in_flight.is_some() {
+            return true;
+        }
+        if self.read == Reading::Wanted && now.boot >= self.not_before {
+            self.read = Reading::UnderWay;
+            self.actions.push_back(Action::Read);
+        }
+        self.read != Reading::No
+    }
+
+    /// What a read could tell is known.
+    pub(super) fn no_read_wanted(&mut self) {
+        if self.read == Reading::Wanted {
+            self.read = Reading::No;
+        }
+    }
+
+    pub(super) fn write(&mut self, body: Value, held: Option<Held>, base: Option<u64>, now: Now) {
+        let number = self.next_attempt;
+        self.next_attempt += 1;
+        self.in_flight = Some(InFlight { number, sent: now.boot, creates: base.is_none() });
+        // Only what holds the Lease has to be known again when it is seen.
+        self.attempts.extend(held.map(|held| Attempt { number, sent: now, held, base }));
+        self.actions.push_back(Action::Write { attempt: number, body });
+    }
+
+    /// A wall-clock time for a write, as a `MicroTime` holds it, different from all that this process wrote before.
+    pub(super) fn stamp(&mut self, now: Now) -> Timestamp {
+        let after_last = Timestamp::from_microsecond(self.last_stamp.as_microsecond() + 1).unwrap_or(Timestamp::MAX);
+        self.last_stamp = whole_microseconds(now.wall).max(after_last);
+        self.last_stamp
+    }
+
+    pub(super) fn retry_later(&mut self, now: Now) {
+        let jitter = 0.8 + 0.4 * self.random.f64();
+        self.not_before = self.not_before.max(now.boot + RETRY.mul_f64(jitter));
+    }
+
+    /// The attempt that `record` shows to be stored.
+    pub(super) fn stored_attempt(&self, record: &Record) -> Option<(Held, Now)> {
+        self.attempts.iter().find_map(|attempt| {
+            let held = &attempt.held;
+            let uid = held.term.uid.is_empty() || held.term.uid == record.uid;
+            let same = record.holder.as_deref() == Some(self.settings.identity.as_str())
+                && record.transitions == held.term.transitions
+                && record.acquire_time == Some(held.term.acquire_time)
+                && record.renew_time == Some(held.renew_time);
+            (uid && same).then(|| (held.clone(), attempt.sent))
+        })
+    }
+
+    /// Forgets attempts that can no longer be stored, or be seen to have been: the Lease has moved on without them.
+    pub(super) fn forget_outdated_attempts(&mut self) {
+        let newest = self.sighting.as_ref().and_then(Sighting::record).map(|record| record.resource_version);
+        let in_flight = self.in_flight.map(|in_flight| in_flight.number);
+        self.attempts.retain(|attempt| {
+            Some(attempt.number) == in_flight
+                || attempt.base.is_none_or(|base| newest.is_none_or(|newest| base >= newest))
+        });
+    }
+}

@@ -1,0 +1,119 @@
+//! The elector alone against a server that misbehaves in one way for long: how often is it asked?
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use leader_agent::{
+    clock::Now,
+    elector::{Action, Elector, Event, Reply, Role, Settings, Source},
+    lease::record::Record,
+    timing::Timing,
+};
+use serde_json::json;
+
+fn now(boot: Duration) -> Now {
+    Now { boot, raw: boot, wall: Timestamp::from_second(1_800_000_000).unwrap() + boot }
+}
+
+fn elector() -> Elector {
+    Elector::new(Settings {
+        name: "billing".to_owned(),
+        namespace: "shop".to_owned(),
+        identity: "me".to_owned(),
+        timing: Timing::default(),
+        seed: 1,
+        reclaim: None,
+    })
+}
+
+fn stored(mut body: serde_json::Value, version: u64) -> Record {
+    body["metadata"]["uid"] = json!("u1");
+    body["metadata"]["resourceVersion"] = json!(version.to_string());
+    Record::parse(body).unwrap()
+}
+
+/// Lets `elector` work against `write` and `read` for `span`, each answered after a millisecond. Returns the number of requests.
+fn drive(
+    elector: &mut Elector,
+    span: Duration,
+    write: impl Fn(serde_json::Value) -> Reply,
+    read: impl Fn(Source) -> Option<Event>,
+) -> usize {
+    const REPLY: Duration = Duration::from_millis(1);
+    let (mut clock, mut requests) = (Duration::from_secs(100), 0);
+    let end = clock + span;
+    elector.handle_timeout(now(clock));
+    while clock < end {
+        let mut events = Vec::new();
+        while let Some(action) = elector.poll() {
+            match action {
+                Action::Write { attempt, body } => events.push(Event::Replied { attempt, reply: write(body) }),
+                Action::Read => {
+                    let seen = read(Source::Read { sent: clock });
+                    let answered = seen.is_some();
+                    events.extend(seen);
+                    events.push(Event::ReadEnded { answered });
+                }
+                Action::Die(_) | Action::End => return requests,
+                _ => {}
+            }
+        }
+        if events.is_empty() {
+            let Some(due) = elector.next_timeout(now(clock)) else { return requests };
+            clock = clock.max(due);
+            elector.handle_timeout(now(clock));
+        } else {
+            requests +=
+                events.iter().filter(|event| matches!(event, Event::Replied { .. } | Event::ReadEnded { .. })).count();
+            clock += REPLY;
+            for event in events {
+                elector.handle(event, now(clock));
+            }
+        }
+    }
+    requests
+}
+
+fn leader() -> Elector {
+    let mut elector = elector();
+    let start = now(Duration::from_secs(99));
+    let object = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": "billing", "namespace": "shop", "annotations": { "leader.io/released": "u1/you/3/2026-01-01T00:00:00.000000Z" } },
+        "spec": { "leaseTransitions": 3 },
+    });
+    elector.handle(Event::Seen(stored(object, 7), Source::Read { sent: start.boot }), start);
+    let Some(Action::Write { attempt, body }) = elector.poll() else { panic!("a released Lease is taken") };
+    elector.handle(Event::Replied { attempt, reply: Reply::Written(stored(body, 8)) }, start);
+    assert_eq!(elector.role(), Role::Leader);
+    while elector.poll().is_some() {}
+    elector
+}
+
+/// Two requests each half second are the retries; more would be a loop.
+const MOST_A_SECOND: usize = 5;
+
+#[test]
+fn a_leader_whose_namespace_is_gone_does_not_ask_in_a_loop() {
+    let gone = |source| Some(Event::Absent { version: None, source });
+    let requests = drive(&mut leader(), Duration::from_secs(10), |_| Reply::Conflict, gone);
+    assert!((4..=10 * MOST_A_SECOND).contains(&requests), "{requests} requests in 10 s");
+}
+
+#[test]
+fn a_standby_whose_namespace_is_gone_does_not_ask_in_a_loop() {
+    let mut elector = elector();
+    let start = now(Duration::from_secs(99));
+    elector.handle(Event::Absent { version: None, source: Source::Read { sent: start.boot } }, start);
+    let gone = |source| Some(Event::Absent { version: None, source });
+    let requests = drive(&mut elector, Duration::from_mins(1), |_| Reply::Conflict, gone);
+    assert!((4..=60 * MOST_A_SECOND).contains(&requests), "{requests} requests in 60 s");
+}
+
+#[test]
+fn a_server_that_refuses_or_fails_at_once_is_not_asked_in_a_loop() {
+    for reply in [Reply::Refused, Reply::Unknown, Reply::Conflict] {
+        let requests = drive(&mut leader(), Duration::from_secs(10), |_| reply.clone(), |_| None);
+        assert!((4..=10 * MOST_A_SECOND).contains(&requests), "{reply:?}: {requests} requests in 10 s");
+    }
+}
