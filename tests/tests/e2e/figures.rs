@@ -67,8 +67,7 @@ fn stub_and_agent_are_small() -> Result<()> {
 fn a_standby_asks_the_api_server_at_most_twice_in_five_minutes() -> Result<()> {
     let window = if long() { Duration::from_mins(5) } else { Duration::from_mins(1) };
     Stage::test("quiet", |stage| {
-        let workload =
-            stage.start(&Writer::new("quiet").replicas(3).elected().annotated("leader.io/lease-duration", "15s"))?;
+        let workload = stage.start(&Writer::new("quiet").replicas(3).lease_seconds(15))?;
         let leader = workload.leading()?.writer.pod;
         let user = format!("system:serviceaccount:{}:leader-quiet", stage.namespace.name());
         let requests = || stage.namespace.cluster().requests_of(&user);
@@ -117,7 +116,7 @@ fn hand_over(workload: &Workload<'_>, user: &str) -> Result<Duration> {
 #[test]
 fn a_hand_over_takes_milliseconds() -> Result<()> {
     Stage::alone("hand-over", |stage| {
-        let workload = stage.start(&Writer::new("relay").elected().annotated("leader.io/lease-duration", "15s"))?;
+        let workload = stage.start(&Writer::new("relay").lease_seconds(15))?;
         let user = format!("system:serviceaccount:{}:leader-relay", stage.namespace.name());
         let count = if long() { 50 } else { 5 };
         let mut times = (0..count).map(|_| hand_over(&workload, &user)).collect::<Result<Vec<_>>>()?;

@@ -15,7 +15,7 @@ pub(crate) const CONTAINER: &str = "writer";
 #[derive(Clone, Debug)]
 pub(crate) struct Writer {
     pub(crate) name: String,
-    elected: bool,
+    lease_seconds: Option<u32>,
     replicas: u32,
     annotations: BTreeMap<String, String>,
     variables: BTreeMap<&'static str, String>,
@@ -29,7 +29,7 @@ impl Writer {
     pub(crate) fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
-            elected: false,
+            lease_seconds: None,
             replicas: 3,
             annotations: BTreeMap::new(),
             variables: BTreeMap::new(),
@@ -45,9 +45,14 @@ impl Writer {
     }
 
     /// Annotated with its own name as the id, and with a lease of 5 s, the shortest.
-    pub(crate) fn elected(mut self) -> Self {
-        self.elected = true;
-        self.annotated("leader.io/lease-duration", "5s")
+    pub(crate) fn elected(self) -> Self {
+        self.lease_seconds(5)
+    }
+
+    /// As [`Writer::elected`], with another lease.
+    pub(crate) fn lease_seconds(mut self, seconds: u32) -> Self {
+        self.lease_seconds = Some(seconds);
+        self
     }
 
     /// The same under another name.
@@ -94,6 +99,8 @@ impl Writer {
             "name": CONTAINER,
             "image": stage.image("leader-ledger")?,
             "command": ["/ledger-writer"],
+            // Without a request every busy process of the machine would come first.
+            "resources": {"requests": {"cpu": "10m"}},
             "securityContext": container_security(),
         });
         let mut pod = json!({
@@ -107,7 +114,7 @@ impl Writer {
             pod["volumes"] = json!([{"name": "stamps", "hostPath": {"path": folder, "type": "Directory"}}]);
         }
         if let Some(limit) = self.cpu_limit {
-            container["resources"] = json!({"requests": {"cpu": "10m"}, "limits": {"cpu": limit}});
+            container["resources"]["limits"] = json!({"cpu": limit});
         }
         container["env"] = Value::from(variables);
         pod["containers"] = json!([container]);
@@ -123,8 +130,10 @@ impl Writer {
         if !self.annotations.is_empty() {
             deployment["metadata"]["annotations"] = json!(self.annotations);
         }
-        if self.elected {
-            deployment["metadata"]["annotations"][names::ID] = json!(self.name);
+        if let Some(seconds) = self.lease_seconds {
+            let annotations = &mut deployment["metadata"]["annotations"];
+            annotations[names::ID] = json!(self.name);
+            annotations["leader.io/lease-duration"] = json!(format!("{seconds}s"));
         }
         Ok(deployment)
     }
