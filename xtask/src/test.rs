@@ -23,7 +23,7 @@ pub(crate) struct Options {
     /// The cluster to test on; brought up if needed, and taken down again unless it was up already.
     #[arg(long, default_value = "test", value_parser = ClusterName::new)]
     name: ClusterName,
-    /// As many trials, and measurements as long, as a release asks for: about 20 minutes more.
+    /// As many trials, and measurements as long, as a release asks for: about ten minutes more.
     #[arg(long)]
     long: bool,
     /// Leave the cluster up.
@@ -140,7 +140,7 @@ impl Steps {
         }
         let failed = self.done.iter().any(|(_, _, good)| !good);
         let total: Duration = self.done.iter().map(|(_, took, _)| *took).sum();
-        let outcome = if failed { "FAILED" } else { "ok" };
-        say(format!("test result: {outcome}. {} steps in {} s", self.done.len(), total.as_secs()));
+        let outcome = if failed { "failed" } else { "everything passed" };
+        say(format!("{outcome}: {} steps in {} s", self.done.len(), total.as_secs()));
     }
 }
