@@ -150,9 +150,15 @@ pub(super) fn wrap(entry: &[String]) -> Vec<String> {
 
 /// Takes the wrapper out of a command, also one that another program was put in front of; `None` when it is not there.
 pub(super) fn unwrap(command: &[String]) -> Option<Vec<String>> {
-    let mut rest = command.to_vec();
-    while let Some(at) = rest.windows(WRAPPER.len()).position(|words| words == WRAPPER) {
-        rest.drain(at..at + WRAPPER.len());
+    // One pass, however deep they stand in each other: taking one out may close another one around it.
+    let mut rest: Vec<String> = Vec::with_capacity(command.len());
+    for word in command {
+        rest.push(word.clone());
+        if let Some(start) = rest.len().checked_sub(WRAPPER.len())
+            && rest[start..] == WRAPPER
+        {
+            rest.truncate(start);
+        }
     }
     (rest.len() != command.len()).then_some(rest)
 }
@@ -226,5 +232,28 @@ mod tests {
             prop_assert_eq!(unwrap(&wrap(&wrap(&entry))), Some(entry.clone()));
             prop_assert_eq!(unwrap(&entry), None);
         }
+
+        #[test]
+        fn no_wrapper_is_left_in_any_mixture_of_them(
+            command in proptest::collection::vec(prop::sample::select(vec!["/leader/agent", "run", "--", "x"]), 0..24),
+        ) {
+            let command: Vec<String> = command.into_iter().map(str::to_owned).collect();
+            let mut expected = command.clone();
+            while let Some(at) = expected.windows(3).position(|words| words == WRAPPER) {
+                expected.drain(at..at + 3);
+            }
+            prop_assert_eq!(unwrap(&command), (expected != command).then_some(expected));
+        }
+    }
+
+    /// Work that grows with the square of the words would take minutes.
+    #[test]
+    fn wrappers_inside_of_each_other_are_taken_out_in_one_pass() {
+        let depth = 100_000;
+        let mut command = vec![names::AGENT_PATH.to_owned(); depth];
+        command.extend(["run", "--"].map(str::to_owned).into_iter().cycle().take(2 * depth));
+        let started = std::time::Instant::now();
+        assert_eq!(unwrap(&command), Some(Vec::new()));
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{:?}", started.elapsed());
     }
 }

@@ -61,11 +61,11 @@ fn list(path: &mut PointerBuf, before: &[Value], after: &[Value], operations: &m
         return true;
     }
     let Some(rest) = after.len().checked_sub(before.len()) else {
-        let kept = before.iter().filter(|item| after.contains(item)).eq(after);
-        for (index, _) in before.iter().enumerate().rev().filter(|(_, item)| kept && !after.contains(item)) {
+        let Some(removed) = taken_out(before, after) else { return false };
+        for index in removed.into_iter().rev() {
             operations.push(PatchOperation::Remove(RemoveOperation { path: path.with_trailing_token(index) }));
         }
-        return kept;
+        return true;
     };
     // Injection adds at one end.
     let start = before.iter().zip(after).take_while(|(before, after)| before == after).count();
@@ -77,4 +77,57 @@ fn list(path: &mut PointerBuf, before: &[Value], after: &[Value], operations: &m
             .push(PatchOperation::Add(AddOperation { path: path.with_trailing_token(index), value: item.clone() }));
     }
     true
+}
+
+/// The places in `before` of the items that are not in `after`; `None` when `after` has others or another order.
+///
+/// One walk through both: a list may have as many items as fit into a request.
+fn taken_out(before: &[Value], after: &[Value]) -> Option<Vec<usize>> {
+    let mut rest = after.iter().peekable();
+    let removed = before.iter().enumerate().filter(|(_, item)| rest.next_if(|next| next == item).is_none());
+    let removed = removed.map(|(index, _)| index).collect();
+    rest.next().is_none().then_some(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn applied(before: &Value, after: &Value) -> Patch {
+        let patch = patch(before, after);
+        let mut patched = before.clone();
+        json_patch::patch(&mut patched, &patch).unwrap();
+        assert_eq!(patched, *after);
+        patch
+    }
+
+    #[test]
+    fn what_is_taken_out_of_a_list_is_removed_item_by_item() {
+        let item = |name: &str| json!({ "name": name });
+        let before = json!([item("a"), item("ours"), item("b"), item("b"), item("ours"), item("c")]);
+        let after = json!([item("a"), item("b"), item("b"), item("c")]);
+        assert_eq!(
+            json!(applied(&before, &after)),
+            json!([{"op": "remove", "path": "/4"}, {"op": "remove", "path": "/1"}])
+        );
+        let another = json!([item("b"), item("a")]);
+        assert_eq!(json!(applied(&before, &another))[0]["op"], "replace");
+    }
+
+    /// Work that grows with the square of the items would take minutes.
+    #[test]
+    fn a_long_list_is_compared_in_one_pass() {
+        let after: Vec<Value> =
+            (0..100_000).map(|number| json!({"name": format!("V{number}"), "value": "x"})).collect();
+        let mut before = after.clone();
+        before.extend([json!({"name": "LEADER_STATE_DIR", "value": "/leader"})]);
+        let started = Instant::now();
+        let patch = patch(&before.into(), &after.into());
+        assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+        assert_eq!(json!(patch), json!([{"op": "remove", "path": "/100000"}]));
+    }
 }
