@@ -8,6 +8,7 @@ use kube::{
     Api, Client, Resource,
     api::{ListParams, ObjectList},
 };
+use leader_agent::names;
 use serde::de::DeserializeOwned;
 
 use crate::inject::Facts;
@@ -23,10 +24,9 @@ pub async fn look_up(client: &Client, namespace: &str) -> Result<Facts, kube::Er
     let cluster_roles: Api<ClusterRoleBinding> = Api::all(client.clone());
     let (account, bound, bound_everywhere) = futures::try_join!(
         accounts.get_opt(DEFAULT_ACCOUNT),
-        any(&roles, |binding: &RoleBinding| binding
-            .subjects
-            .as_deref()
-            .is_some_and(|list| names_default(list, namespace))),
+        any(&roles, |binding: &RoleBinding| {
+            !is_of_an_id(binding) && binding.subjects.as_deref().is_some_and(|list| names_default(list, namespace))
+        }),
         any(&cluster_roles, |binding: &ClusterRoleBinding| {
             binding.subjects.as_deref().is_some_and(|list| names_default(list, namespace))
         }),
@@ -51,6 +51,14 @@ where
             _ => return Ok(false),
         }
     }
+}
+
+/// Whether the webhook made the binding, for an id whose workload keeps its account. It gives that id's Lease only, so it says
+/// nothing about other workloads; the one that it is for has its account in its record.
+fn is_of_an_id(binding: &RoleBinding) -> bool {
+    let role = &binding.role_ref;
+    let id = binding.metadata.labels.as_ref().and_then(|labels| labels.get(names::ID));
+    id.is_some_and(|id| role.kind == "Role" && role.name == format!("leader-{id}"))
 }
 
 /// Whether the subjects of a binding name the namespace's account `default` itself. Groups are no matter: another account of the
@@ -94,6 +102,23 @@ mod tests {
         assert!(!named(json!({"kind": "ServiceAccount", "name": "billing", "namespace": "shop"})));
         assert!(!named(json!({"kind": "User", "name": "system:serviceaccount:other:default"})));
         assert!(!named(json!({"kind": "Group", "name": "system:serviceaccounts:shop"})));
+    }
+
+    #[test]
+    fn which_bindings_are_an_ids() {
+        let ours = |labels: Value, kind: &str, role: &str| {
+            let reference = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role});
+            let binding = json!({"metadata": {"name": "leader-billing", "labels": labels}, "roleRef": reference});
+            is_of_an_id(&serde_json::from_value(binding).unwrap())
+        };
+        let label = || json!({"leader.io/id": "billing"});
+        assert!(ours(label(), "Role", "leader-billing"));
+        // It gives something else, or somebody else made it.
+        assert!(!ours(label(), "ClusterRole", "leader-billing"));
+        assert!(!ours(label(), "Role", "admin"));
+        assert!(!ours(label(), "Role", "leader-other"));
+        assert!(!ours(json!({"team": "billing"}), "Role", "leader-billing"));
+        assert!(!ours(Value::Null, "Role", "leader-billing"));
     }
 
     #[test]
