@@ -24,6 +24,7 @@ pub const COMMON_NAME: &str = "leader-webhook-ca";
 pub struct Authority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
+    not_before: Timestamp,
     not_after: Timestamp,
 }
 
@@ -63,15 +64,15 @@ impl Authority {
     /// A new authority: ECDSA on P-256, valid from [`BACKDATED`] before `now` for [`LIFE`] after it.
     pub fn generate(now: Timestamp) -> Result<Self, AuthorityError> {
         let key = KeyPair::generate()?;
-        let not_after = after(now, LIFE);
+        let (not_before, not_after) = (before(now, BACKDATED), after(now, LIFE));
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, COMMON_NAME);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        set_validity(&mut params, before(now, BACKDATED), not_after);
+        set_validity(&mut params, not_before, not_after);
         let certificate = params.self_signed(&key)?.pem();
-        Ok(Self { certificate, issuer: Issuer::new(params, key), not_after })
+        Ok(Self { certificate, issuer: Issuer::new(params, key), not_before, not_after })
     }
 
     /// The authority that was stored as PEM, if it can be used at `now`.
@@ -97,7 +98,7 @@ impl Authority {
             return Err(AuthorityError::Ending { not_after });
         }
         let issuer = Issuer::from_ca_cert_der(&der, key)?;
-        Ok(Self { certificate: certificate.to_owned(), issuer, not_after })
+        Ok(Self { certificate: certificate.to_owned(), issuer, not_before, not_after })
     }
 
     /// The certificate as PEM: what the API server is to trust.
@@ -108,6 +109,11 @@ impl Authority {
     /// The private key as PEM (PKCS #8).
     pub fn key(&self) -> String {
         self.issuer.key().serialize_pem()
+    }
+
+    /// The first moment of the certificate.
+    pub fn not_before(&self) -> Timestamp {
+        self.not_before
     }
 
     /// The last moment of the certificate.

@@ -48,8 +48,10 @@ pub struct Settings {
 /// Whether the API server would accept the certificate that is shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Yes, until the certificate ends.
+    /// Yes, while the certificate is valid.
     Trusted {
+        /// The first moment of the certificate.
+        from: Timestamp,
         /// The last moment of the certificate.
         until: Timestamp,
     },
@@ -61,8 +63,11 @@ impl State {
     /// Whether reviews can be served at `now`, or why not.
     pub fn ready(&self, now: Timestamp) -> Result<(), String> {
         match self {
-            Self::Trusted { until } if now < *until => Ok(()),
-            Self::Trusted { until } => Err(format!("the certificate ended at {until}")),
+            Self::Trusted { from, .. } if now < *from => {
+                Err(format!("the certificate is valid from {from} only, and it is {now}: was the clock ahead?"))
+            }
+            Self::Trusted { until, .. } if now < *until => Ok(()),
+            Self::Trusted { until, .. } => Err(format!("the certificate ended at {until}")),
             Self::Untrusted(reason) => Err(reason.clone()),
         }
     }
@@ -92,6 +97,10 @@ enum RoundError {
         "MutatingWebhookConfiguration {0} has no webhook that calls Service {1}: apply the manifests of deploy/ again"
     )]
     NotOurs(String, String),
+    #[error(
+        "the authority in Secret {name} cannot be used yet: {reason} Put this node's clock right; if it is right, delete the Secret"
+    )]
+    NotYet { name: String, reason: AuthorityError },
     #[error("the API server did not answer within {} s", ROUND.as_secs())]
     Timeout,
     #[error(transparent)]
@@ -170,7 +179,7 @@ impl Keeper {
         }
         self.complaint.clone_from(&reason);
         let next = match &self.leaf {
-            Some(leaf) if self.trusted => State::Trusted { until: leaf.not_after },
+            Some(leaf) if self.trusted => State::Trusted { from: leaf.not_before, until: leaf.not_after },
             _ => State::Untrusted(reason),
         };
         self.state.send_if_modified(|state| std::mem::replace(state, next.clone()) != next);
@@ -180,7 +189,14 @@ impl Keeper {
     async fn round(&mut self, now: Timestamp) -> Result<(), RoundError> {
         // First, because it needs no API server.
         self.renew(now)?;
-        let authority = self.read_or_make(now).await?;
+        let authority = match self.read_or_make(now).await {
+            // Other replicas have moved on to it, or will: what is signed here is not what the API server is to trust.
+            Err(error @ RoundError::NotYet { .. }) => {
+                self.trusted = false;
+                return Err(error);
+            }
+            made => made?,
+        };
         if self.authority.as_ref().is_none_or(|known| known.certificate() != authority.certificate()) {
             tracing::info!(until = %authority.not_after(), "signing with the authority of Secret {}", self.settings.secret);
             self.trusted = false;
@@ -204,6 +220,10 @@ impl Keeper {
                 secret::Decision::Use(authority) => return Ok(*authority),
                 secret::Decision::Create => None,
                 secret::Decision::Replace(reason) => Some(reason),
+                secret::Decision::Wait(reason) => {
+                    let name = format!("{}/{name}", self.settings.service.namespace);
+                    return Err(RoundError::NotYet { name, reason });
+                }
             };
             let authority = Authority::generate(now)?;
             let new = secret::build(name, &self.settings.service.namespace, &authority, stored.as_ref());

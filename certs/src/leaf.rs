@@ -27,6 +27,8 @@ pub struct Leaf {
     pub certified_key: Arc<CertifiedKey>,
     /// From here on a new one is due.
     pub renew_at: Timestamp,
+    /// The first moment in which a client accepts it.
+    pub not_before: Timestamp,
     /// The last moment in which a client accepts it.
     pub not_after: Timestamp,
 }
@@ -50,6 +52,7 @@ pub enum LeafError {
 impl Leaf {
     /// A new certificate for the DNS `names`, valid for [`LIFE`] from `now`, though never longer than the authority's own.
     pub fn issue(authority: &Authority, names: &[String], now: Timestamp) -> Result<Self, LeafError> {
+        let not_before = before(now, BACKDATED).max(authority.not_before());
         let not_after = after(now, LIFE).min(authority.not_after());
         let sign = || {
             let key = KeyPair::generate()?;
@@ -61,19 +64,20 @@ impl Leaf {
             params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
             params.use_authority_key_identifier_extension = true;
-            set_validity(&mut params, before(now, BACKDATED), not_after);
+            set_validity(&mut params, not_before, not_after);
             let certificate = params.signed_by(&key, authority.issuer())?;
             Ok((certificate.der().clone(), key.serialize_der()))
         };
         let (certificate, key) = sign().map_err(|source| LeafError::Sign { names: names.to_vec(), source })?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
         let certified_key = CertifiedKey::from_der(vec![certificate], key, &ring::default_provider())?;
-        Ok(Self { certified_key: Arc::new(certified_key), renew_at: after(now, RENEW_AFTER).min(not_after), not_after })
+        let renew_at = after(now, RENEW_AFTER).min(not_after);
+        Ok(Self { certified_key: Arc::new(certified_key), renew_at, not_before, not_after })
     }
 
-    /// Whether a new one should be shown from `now` on.
+    /// Whether a new one should be shown from `now` on: it is old, or the clock that it was made by was ahead and has been set back.
     pub fn is_due(&self, now: Timestamp) -> bool {
-        now >= self.renew_at
+        now >= self.renew_at || now < self.not_before
     }
 }
 
@@ -128,6 +132,19 @@ mod tests {
         assert!(!leaf.is_due(before(renewal, Duration::from_secs(1))));
         assert!(leaf.is_due(renewal));
         assert!(after(renewal, Duration::from_hours(11)) < leaf.not_after);
+    }
+
+    #[test]
+    fn one_that_is_not_valid_yet_is_replaced() {
+        let authority = Authority::generate(now()).unwrap();
+        let made = after(now(), Duration::from_hours(240));
+        let leaf = Leaf::issue(&authority, &["a.b".to_owned()], made).unwrap();
+        assert!(!leaf.is_due(leaf.not_before));
+        assert!(leaf.is_due(before(leaf.not_before, Duration::from_secs(1))));
+        assert!(!accepted(&authority, &leaf, "a.b", before(leaf.not_before, Duration::from_secs(2))));
+        // It never begins before its authority.
+        let early = Leaf::issue(&authority, &["a.b".to_owned()], before(now(), Duration::from_hours(1))).unwrap();
+        assert_eq!(early.not_before, authority.not_before());
     }
 
     #[test]

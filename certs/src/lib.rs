@@ -7,7 +7,8 @@
 //! # Lives
 //! The authority lives ten years ([`authority::LIFE`]), a leaf one day ([`leaf::LIFE`]), renewed after half of it. A leaf is
 //! bound to a process, costs no request, and is swapped under the TLS server: open connections keep the one they began with.
-//! An authority that cannot be used (unreadable, mismatched, about to expire) is replaced at once, and reviews fail between the
+//! An authority that cannot be used (unreadable, mismatched, about to expire) is replaced at once (one that begins later is not:
+//! some clock is wrong, and it may be this one), and reviews fail between the
 //! moment in which the Secret is written and the one in which the API server has the new bundle. A rotation without that gap
 //! needs two authorities in the bundle at once: [`secret::decide`] and [`bundle::decide`] are where a second one goes.
 

@@ -23,6 +23,9 @@ pub enum Decision {
     Create,
     /// What it holds cannot be used: overwrite it.
     Replace(Unusable),
+    /// What it holds cannot be used yet, by this clock. It is left alone: if this clock is the one that is wrong, the others use
+    /// it, and two replicas that disagree would replace each other's authority for ever.
+    Wait(AuthorityError),
 }
 
 /// Why a Secret's content cannot be used.
@@ -46,6 +49,7 @@ pub fn decide(secret: Option<&Secret>, now: Timestamp) -> Decision {
     let read = || Ok(Authority::from_pem(text(CERTIFICATE)?, text(KEY)?, now)?);
     match read() {
         Ok(authority) => Decision::Use(Box::new(authority)),
+        Err(Unusable::Authority(reason @ AuthorityError::NotYet { .. })) => Decision::Wait(reason),
         Err(reason) => Decision::Replace(reason),
     }
 }
@@ -104,6 +108,14 @@ mod tests {
             break_it(&mut secret);
             assert!(matches!(decide(Some(&secret), now()), Decision::Replace(_)), "{secret:?}");
         }
+    }
+
+    #[test]
+    fn one_that_begins_later_is_left_alone_and_one_that_ends_is_replaced() {
+        let secret = stored();
+        let day = std::time::Duration::from_hours(24);
+        assert!(matches!(decide(Some(&secret), now() - 2 * day), Decision::Wait(AuthorityError::NotYet { .. })));
+        assert!(matches!(decide(Some(&secret), now() + 3640 * day), Decision::Replace(_)));
     }
 
     #[test]

@@ -4,9 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 use leader_certs::{
+    authority::Authority,
     bundle::ServiceName,
     keeper::{Keeper, Settings, State},
     resolver::Resolver,
+    secret,
 };
 use rustls::{
     RootCertStore,
@@ -144,10 +146,32 @@ async fn not_ready_before_the_bundle_is_right() {
     assert!(replica.is_accepted(&api));
 }
 
+/// Two replicas whose clocks disagree would otherwise replace each other's authority for ever.
+#[tokio::test]
+async fn an_authority_that_begins_later_is_left_alone() {
+    let api = installed();
+    let mut replica = Replica::start(&api);
+    replica.until_trusted().await;
+    let ahead = Authority::generate(Timestamp::now() + Duration::from_hours(240)).unwrap();
+    let of_another = secret::build("leader-webhook-ca", "leader-system", &ahead, None);
+    api.put(SECRET, serde_json::to_value(of_another).unwrap());
+    let (stored, writes) = (api.get(SECRET), api.writes());
+
+    // The watches of this API server are silent, so another replica is the one that looks.
+    let mut replica = Replica::start(&api);
+    let complains = |state: &State| state.ready(Timestamp::now()).is_err_and(|reason| reason.contains("clock"));
+    let state = replica.until(complains).await;
+    assert!(state.ready(Timestamp::now()).unwrap_err().contains("leader-system/leader-webhook-ca"), "{state:?}");
+    assert_eq!((api.get(SECRET), api.writes()), (stored, writes));
+}
+
 #[test]
-fn a_certificate_that_ended_is_not_ready() {
+fn a_certificate_is_ready_within_its_time_only() {
+    let from: Timestamp = "2026-11-20T00:00:00Z".parse().unwrap();
     let until: Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
-    let state = State::Trusted { until };
+    let state = State::Trusted { from, until };
+    assert!(state.ready(from - Duration::from_secs(1)).unwrap_err().contains("2026-11-20"));
+    assert_eq!(state.ready(from), Ok(()));
     assert_eq!(state.ready(until - Duration::from_secs(1)), Ok(()));
     assert!(state.ready(until).unwrap_err().contains("2026-11-21"));
 }

@@ -63,7 +63,7 @@ async fn ready_only_with_a_certificate_that_is_trusted() {
     assert_eq!(running.get("/readyz").await, (StatusCode::OK, "ready\n".to_owned()));
     running.certificates.send_replace(State::Untrusted("no bundle".to_owned()));
     assert_eq!(running.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "no bundle\n".to_owned()));
-    running.certificates.send_replace(State::Trusted { until: Timestamp::now() });
+    running.certificates.send_replace(State::Trusted { from: Timestamp::UNIX_EPOCH, until: Timestamp::now() });
     assert_eq!(running.get("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(running.get("/livez").await.0, StatusCode::OK);
 }

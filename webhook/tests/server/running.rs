@@ -47,7 +47,7 @@ impl Running {
         let authority = Authority::generate(now).unwrap();
         let leaf = Leaf::issue(&authority, &[NAME.to_owned()], now).unwrap();
         let resolver = Arc::new(Resolver::new(leaf.certified_key));
-        let (certificates, receiver) = watch::channel(State::Trusted { until: leaf.not_after });
+        let (certificates, receiver) = watch::channel(State::Trusted { from: leaf.not_before, until: leaf.not_after });
         let defaults = Defaults { agent_image: "agent:1".to_owned() };
         let webhook = Webhook::new(api.client(), defaults, "leader-system".to_owned(), receiver);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -150,7 +150,11 @@ pub(crate) fn create(object: &Value) -> Value {
 
 pub(crate) fn review_of(operation: &str, object: &Value, old: &Value) -> Value {
     let shown = if object.is_null() { old } else { object };
-    let group = if shown["kind"] == "Pod" { "" } else { "apps" };
+    let group = match shown["kind"].as_str() {
+        Some("Pod") => "",
+        Some("Job" | "CronJob") => "batch",
+        _ => "apps",
+    };
     json!({
         "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
         "request": {
