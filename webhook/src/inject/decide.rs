@@ -66,18 +66,21 @@ fn turned_off(object: &Value, old: Option<&Value>, left: &[String]) -> Outcome {
     let template = template_of(object);
     let mut outcome = unchanged(object);
     let live = old.and_then(|old| Record::of(template_of(old)).ok().flatten());
-    if is_touched(template) {
-        let record = Record::of(template).ok().flatten().or(live);
-        let id = record.as_ref().map(|record| record.id.as_str());
-        let guessed = old.and_then(|old| annotation(old, names::ID));
-        outcome.warnings.push(advice::turned_off(object, id.or(guessed)));
-        outcome.audit.insert("action".to_owned(), "ejected".to_owned());
-        if let Some(id) = id.or(guessed) {
-            outcome.audit.insert("id".to_owned(), id.to_owned());
-        }
+    let record = Record::of(template).ok().flatten().or(live);
+    let annotated = old.and_then(|old| annotation(old, names::ID));
+    let is_injected = is_touched(template);
+    // A template that brings nothing of ours along (replace, undo) turns the election off as well.
+    if is_injected || annotated.is_some() || old.is_some_and(|old| is_touched(template_of(old))) {
+        let id = record.as_ref().map(|record| record.id.as_str()).or(annotated);
+        outcome.warnings.push(advice::turned_off(object, id));
+        let action = if is_injected { "ejected" } else { "turned-off" };
+        outcome.audit.insert("action".to_owned(), action.to_owned());
+        outcome.audit.extend(id.map(|id| ("id".to_owned(), id.to_owned())));
+    }
+    if is_injected {
         let label =
             template.pointer("/metadata/labels").and_then(|labels| labels.get(names::ID)).and_then(Value::as_str);
-        let ids: Vec<&str> = guessed.into_iter().chain(label).collect();
+        let ids: Vec<&str> = annotated.into_iter().chain(label).collect();
         outcome.object = with_template(object, eject(template, record.as_ref(), &ids));
     }
     outcome.warnings.extend(advice::left_behind(left));
@@ -151,7 +154,10 @@ fn elect(
 
     // A record of its own, not the live one's: it was kept elsewhere (undo, export), and its template with it.
     let of_its_own = |record: &&Record| live.as_ref().is_none_or(|live| live.record != **record);
-    if let Some(record) = intact.filter(of_its_own).filter(|record| same(record) && fits(template, record, chosen)) {
+    if let Some(record) = intact
+        .filter(of_its_own)
+        .filter(|record| same(record) && obeys(record, options) && fits(template, record, chosen))
+    {
         let mut kept = outcome(object.clone(), options, record, &plain, Made::KeptArriving, live_before);
         kept.warnings = warnings;
         return Ok(kept);
@@ -228,6 +234,7 @@ fn is_intact(template: &Value, record: &Record) -> bool {
     let wrapped = containers(template).iter().find(|container| text(container, "name") == Some(&record.container));
     let account = record.dedicated_account();
     has(spec, "initContainers", 1, &parts::is_init_container)
+        && items(spec, "initContainers").iter().filter(|item| parts::is_init_container(item)).all(parts::installs)
         && has(spec, "volumes", parts::volumes().len(), &parts::is_volume)
         && account.is_none_or(|account| account_of(template) == Some(&account))
         && template["metadata"]["labels"][names::ID] == record.id.as_str()
@@ -237,6 +244,14 @@ fn is_intact(template: &Value, record: &Record) -> bool {
                 && has(container, "volumeMounts", parts::mounts().len(), &parts::is_mount)
                 && has(container, "env", names::env::INJECTED.len(), &is_variable)
         })
+}
+
+/// Whether a record that nobody has reviewed says what the options ask for: the agent goes by these fields, not by the options
+/// that stand beside them.
+fn obeys(record: &Record, options: &Options) -> bool {
+    record.lease_duration == options.lease_duration
+        && record.stop_grace == options.stop_grace
+        && options.account.is_none_or(|asked| asked == record.service_account)
 }
 
 /// Whether an intact template still fits what stands around the injected parts: container, image and resources.

@@ -54,6 +54,7 @@ pub(super) struct Options {
     pub command: Option<Vec<String>>,
     /// L as written, or the default.
     pub lease_duration: String,
+    /// The stop grace as written, unless it is the default.
     pub stop_grace: Option<String>,
     pub account: Option<AccountMode>,
     /// The options as written, by key without prefix; what says the default is left out.
@@ -93,22 +94,28 @@ pub(super) fn read(object: &Value, kind: &str) -> Result<Asked, Refusal> {
     }
     let id: LeaderId = id.parse()?;
     mode(ours.get(MODE).copied())?;
-    let (lease_duration, lease) = match ours.get(LEASE_DURATION) {
-        Some(text) => ((*text).to_owned(), duration(LEASE_DURATION, text)?),
-        None => (format!("{DEFAULT_LEASE_SECONDS}s"), Duration::from_secs(DEFAULT_LEASE_SECONDS)),
+    let of = |key: &'static str| ours.get(key).map(|text| duration(key, text)).transpose();
+    let (stated, grace) = (of(LEASE_DURATION)?, of(STOP_GRACE)?);
+    let default = Duration::from_secs(DEFAULT_LEASE_SECONDS);
+    let lease = stated.unwrap_or(default);
+    let is_default = |key: &str| match key {
+        LEASE_DURATION => lease == default,
+        STOP_GRACE => Timing::new(lease, None, false).is_ok_and(|timing| Some(timing.grace()) == grace),
+        _ => key == MODE,
     };
-    let grace = ours.get(STOP_GRACE).map(|text| duration(STOP_GRACE, text)).transpose()?;
+    // A default that is stated or taken away again changes nothing, so it must not look like a change.
+    let chosen = |key: &'static str| ours.get(key).filter(|_| !is_default(key)).map(|&text| text.to_owned());
     Ok(Asked::Election(Box::new(Options {
         id,
         container: ours.get(CONTAINER).map(|&name| name.to_owned()),
         command: ours.get(COMMAND).map(|text| command(text)).transpose()?,
-        lease_duration,
-        stop_grace: ours.get(STOP_GRACE).map(|&text| text.to_owned()),
+        lease_duration: chosen(LEASE_DURATION).unwrap_or_else(|| format!("{DEFAULT_LEASE_SECONDS}s")),
+        stop_grace: chosen(STOP_GRACE),
         account: ours.get(SERVICE_ACCOUNT).map(|text| account(text)).transpose()?,
         written: ours
-            .into_iter()
-            .filter(|&(key, _)| key != names::ID && key != MODE)
-            .map(|(key, value)| (key.trim_start_matches(names::PREFIX).to_owned(), value.to_owned()))
+            .iter()
+            .filter(|&(&key, _)| key != names::ID && !is_default(key))
+            .map(|(key, &value)| (key.trim_start_matches(names::PREFIX).to_owned(), value.to_owned()))
             .collect(),
         lease,
         grace,

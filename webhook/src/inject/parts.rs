@@ -7,10 +7,14 @@
 use leader_agent::names::{self, env};
 use serde_json::{Map, Value, json};
 
+use super::json::{items, texts};
+
 /// The cluster autoscaler's list of local volumes that do not keep a node from being removed.
 pub(super) const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
 /// What stands before the entry point in a wrapped command.
 pub(super) const WRAPPER: [&str; 3] = [names::AGENT_PATH, "run", "--"];
+/// The command of the init container.
+const INSTALL: [&str; 3] = [names::AGENT_IMAGE_PATH, "install", names::MOUNT_PATH];
 /// Resources that quota, `LimitRange` and quality of service look at in an init container.
 const RESOURCES: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
 
@@ -19,7 +23,7 @@ pub(super) fn init_container(image: &str, wrapped: &Value) -> Value {
     let mut container = json!({
         "name": names::INIT_CONTAINER,
         "image": image,
-        "command": [names::AGENT_IMAGE_PATH, "install", names::MOUNT_PATH],
+        "command": INSTALL,
     });
     let resources = resources(wrapped);
     if !resources.is_empty() {
@@ -110,6 +114,11 @@ fn plain_value<'a>(name: &str, container: &'a str) -> &'a str {
 
 pub(super) fn is_init_container(item: &Value) -> bool {
     item["name"] == names::INIT_CONTAINER && item["command"][0] == names::AGENT_IMAGE_PATH
+}
+
+/// Whether an init container of ours does what it is there for.
+pub(super) fn installs(item: &Value) -> bool {
+    texts(item, "command") == INSTALL && items(item, "args").is_empty()
 }
 
 pub(super) fn is_volume(item: &Value) -> bool {

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod properties;
+mod records;
 mod refusals;
 mod snapshots;
 mod templates;

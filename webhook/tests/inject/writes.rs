@@ -82,11 +82,11 @@ fn plain() -> Value {
     })
 }
 
-fn user() -> Value {
+pub(crate) fn user() -> Value {
     defaulted(&deployment(&plain(), Some("billing")))
 }
 
-fn live() -> Value {
+pub(crate) fn live() -> Value {
     defaulted(&inject(&user()))
 }
 
@@ -242,6 +242,21 @@ fn undo_to_before_the_injection_takes_the_annotation_and_everything_else_away() 
     let before = defaulted(&deployment(&plain(), None));
     let answer = review(&before, Some(&live())).unwrap();
     assert_eq!((&answer.object, answer.election), (&before, None));
+}
+
+#[test]
+fn turning_off_by_a_template_without_anything_injected_is_said_and_noted() {
+    let plain = defaulted(&deployment(&plain(), None));
+    // Injected and annotated, and either of both alone.
+    for old in [live(), user(), without_id(&live())] {
+        let answer = review(&plain, Some(&old)).unwrap();
+        assert_eq!((&answer.object, answer.election), (&plain, None));
+        let expected = "leader election `billing` is off: all 3 replicas run the app at the same time";
+        assert_eq!(answer.warnings, [expected]);
+        assert_eq!((answer.audit["action"].as_str(), answer.audit["id"].as_str()), ("turned-off", "billing"));
+    }
+    let never = review(&plain, Some(&plain)).unwrap();
+    assert!(never.warnings.is_empty() && never.audit.is_empty(), "{:?}", never.warnings);
 }
 
 #[test]
