@@ -158,6 +158,49 @@ fn options_that_do_not_fit_the_file_are_refused() {
 }
 
 #[test]
+fn an_id_on_the_pod_template_is_refused_and_ejecting_takes_it_off() {
+    let on_template = plain().replace(
+        "metadata: {labels: {app: billing}}",
+        "metadata: {labels: {app: billing}, annotations: {leader.io/id: billing}}",
+    );
+    let error = failed(&["inject", "-f", "-"], &on_template);
+    assert!(error.contains("Deployment shop/billing: annotation leader.io/id on the pod template"), "{error}");
+    let ejected = deployment(&printed(&["eject", "-f", "-", "-o", "json"], &on_template));
+    assert_eq!(ejected["spec"]["template"]["metadata"], json!({"labels": {"app": "billing"}}));
+}
+
+#[test]
+fn namespaces_in_which_the_webhook_refuses_are_pointed_out() {
+    for namespace in ["kube-system", "leader-system"] {
+        let output =
+            leader(&["inject", "-f", "-"], &FILE.replace("namespace: shop", &format!("namespace: {namespace}")));
+        assert_eq!(output.status.code(), Some(0));
+        let warning =
+            format!("Deployment {namespace}/billing: the webhook refuses annotated workloads in namespace {namespace}");
+        assert!(stderr(&output).contains(&warning), "{}", stderr(&output));
+    }
+    assert!(!stderr(&leader(&["inject", "-f", "-"], FILE)).contains("refuses"));
+}
+
+#[test]
+fn annotations_that_are_no_map_are_not_overwritten() {
+    for (annotations, place) in [
+        ("annotations: 5", "metadata.annotations is not a map"),
+        ("annotations: [leader.io/id]", "metadata.annotations is not a map"),
+    ] {
+        let file = FILE.replace("annotations: {leader.io/id: billing}", annotations);
+        let error = failed(&["inject", "-f", "-", "--id", "billing"], &file);
+        assert_eq!(error, format!("error: <stdin>:10: Deployment shop/billing: {place}\n"));
+    }
+    let file =
+        FILE.replace("metadata: {name: billing, namespace: shop, annotations: {leader.io/id: billing}}", "metadata: x");
+    let error = failed(&["inject", "-f", "-", "--id", "billing"], &file);
+    assert!(error.ends_with(": metadata is not a map\n"), "{error}");
+    let empty = FILE.replace("annotations: {leader.io/id: billing}", "annotations: null");
+    printed(&["inject", "-f", "-", "--id", "billing"], &empty);
+}
+
+#[test]
 fn the_patch_makes_what_json_prints() {
     let patch: json_patch::Patch =
         serde_json::from_str(&printed(&["inject", "-f", "-", "-o", "patch", "--id", "billing"], &plain())).unwrap();

@@ -4,7 +4,11 @@ use leader_agent::names;
 use serde_json::{Map, Value};
 
 use super::{Error, Refused, documents::File};
-use crate::inject::{self, Defaults, Facts};
+use crate::inject::{self, Defaults, Facts, Refusal};
+
+/// Namespaces in which an installed webhook refuses what is annotated: the API server's own and, unless it was installed
+/// elsewhere, the webhook's.
+const NOT_INJECTED: [&str; 2] = ["kube-system", "leader-system"];
 
 /// What the command line asks for beside the annotations.
 pub(super) struct Asked<'a> {
@@ -37,6 +41,12 @@ pub(super) fn inject(file: &mut File, asked: &Asked<'_>, defaults: &Defaults) ->
         match inject::workload(object, None, defaults, &Facts::default()) {
             Ok(outcome) => {
                 elected |= outcome.election.is_some();
+                let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+                if outcome.election.is_some() && NOT_INJECTED.contains(&namespace) {
+                    warnings.push(format!(
+                        "{place}: the webhook refuses annotated workloads in namespace {namespace}: use another namespace"
+                    ));
+                }
                 warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{place}: {warning}")));
                 *object = outcome.object;
             }
@@ -85,10 +95,17 @@ pub(super) fn eject(file: &mut File) -> Result<Vec<String>, Error> {
 }
 
 fn take_annotations_off(object: &mut Value) {
-    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    let is_ours = |key: &str| key.starts_with(names::PREFIX);
+    take_off(object.get_mut("metadata"), is_ours);
+    // The record is needed for ejecting, which takes it off.
+    take_off(object.pointer_mut("/spec/template/metadata"), |key| is_ours(key) && key != names::INJECTED);
+}
+
+fn take_off(metadata: Option<&mut Value>, is_ours: impl Fn(&str) -> bool) {
+    let Some(metadata) = metadata.and_then(Value::as_object_mut) else { return };
     let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
     let before = annotations.len();
-    annotations.retain(|key, _| !key.starts_with(names::PREFIX));
+    annotations.retain(|key, _| !is_ours(key));
     if annotations.is_empty() && before > 0 {
         metadata.shift_remove("annotations");
     }
@@ -120,45 +137,53 @@ fn annotate(file: &mut File, asked: &Asked<'_>) -> Result<(), Error> {
             },
         });
     }
-    let mut contradiction = None;
+    let mut failure = None;
     each_object(file, |place, object| {
-        if *place != workloads[0] {
-            return;
-        }
-        for (key, option, value) in asked.annotations() {
-            let annotations = annotations(object);
-            match annotations.get(key) {
-                Some(annotated) if *annotated != value => {
-                    contradiction = Some(Error::Contradiction {
-                        workload: place.to_owned(),
-                        key,
-                        option,
-                        annotated: annotated.as_str().map_or_else(|| annotated.to_string(), str::to_owned),
-                        asked: value.to_owned(),
-                    });
-                }
-                _ => {
-                    annotations.insert(key.to_owned(), value.into());
-                }
-            }
+        if *place == workloads[0] {
+            failure = write(place, object, asked).err();
         }
     });
-    contradiction.map_or(Ok(()), Err)
+    failure.map_or(Ok(()), Err)
+}
+
+/// Writes what was asked for into the annotations of a workload.
+fn write(place: &str, object: &mut Value, asked: &Asked<'_>) -> Result<(), Error> {
+    let annotations =
+        annotations(object).map_err(|refusal| Error::Refused(vec![Refused { place: place.to_owned(), refusal }]))?;
+    for (key, option, value) in asked.annotations() {
+        match annotations.get(key) {
+            Some(annotated) if *annotated != value => {
+                return Err(Error::Contradiction {
+                    workload: place.to_owned(),
+                    key,
+                    option,
+                    annotated: annotated.as_str().map_or_else(|| annotated.to_string(), str::to_owned),
+                    asked: value.to_owned(),
+                });
+            }
+            _ => annotations.insert(key.to_owned(), value.into()),
+        };
+    }
+    Ok(())
 }
 
 /// The annotations of an object, made where there are none.
-fn annotations(object: &mut Value) -> &mut Map<String, Value> {
+fn annotations(object: &mut Value) -> Result<&mut Map<String, Value>, Refusal> {
     let mut place = object;
-    for key in ["metadata", "annotations"] {
-        if !place[key].is_object() {
+    for (key, path) in [("metadata", "metadata"), ("annotations", "metadata.annotations")] {
+        if place[key].is_null() {
             place[key] = Value::Object(Map::new());
         }
         place = &mut place[key];
+        if !place.is_object() {
+            return Err(malformed(path));
+        }
     }
-    match place {
-        Value::Object(map) => map,
-        _ => unreachable!("the loop above makes it a map"),
-    }
+    place.as_object_mut().ok_or_else(|| malformed("metadata.annotations"))
+}
+
+fn malformed(path: &str) -> Refusal {
+    Refusal::Malformed { path: path.to_owned(), expected: "a map" }
 }
 
 fn is_workload(object: &Value) -> bool {

@@ -50,8 +50,8 @@ pub(super) fn lacks_kill(spec: &Value, container: &Value) -> bool {
     root && context["privileged"] != true && has("SETUID") && !has("KILL")
 }
 
-/// Our annotations on the pod template.
-fn annotations(template: &Value) -> Result<(), Refusal> {
+/// Our annotations on a pod template with nothing injected in it.
+pub(super) fn annotations(template: &Value) -> Result<(), Refusal> {
     let annotations = template["metadata"]["annotations"].as_object();
     match annotations.into_iter().flatten().find(|(key, _)| key.starts_with(names::PREFIX)) {
         Some((key, _)) => Err(Refusal::OnTemplate { key: key.clone() }),

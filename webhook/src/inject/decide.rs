@@ -23,19 +23,29 @@ use super::{
 /// Decides about a workload: an object with `spec.template`.
 ///
 /// `object` is what arrived, `old` the live object of an update; both with `apiVersion` and `kind`. An object without
-/// `leader.io/id` is ejected if it was injected and unchanged otherwise. Other objects are unchanged, and refused with that
-/// annotation.
+/// `leader.io/id` is ejected if it was injected and unchanged otherwise; our annotations on its template are refused. Other
+/// objects are unchanged, and refused with that annotation on them or on their template.
 pub fn workload(object: &Value, old: Option<&Value>, defaults: &Defaults, facts: &Facts) -> Result<Outcome, Refusal> {
     let kind = text(object, "kind").unwrap_or("object without a kind");
-    let version = text(object, "apiVersion").unwrap_or_default();
-    let refused = || Refusal::Kind { kind: format!("{kind} ({version})") };
+    let version = text(object, "apiVersion");
+    let refused = || Refusal::Kind {
+        kind: match version {
+            Some(version) => format!("{kind} ({version})"),
+            None => format!("{kind} without an apiVersion"),
+        },
+    };
     if !matches!(kind, "Deployment" | "StatefulSet" | "DaemonSet") {
-        let elected = annotation(object, names::ID).is_some();
+        let elected = [object, template_of(object)].into_iter().any(|holder| annotation(holder, names::ID).is_some());
         return if elected { Err(refused()) } else { Ok(unchanged(object)) };
     }
     match options::read(object, kind)? {
-        Asked::Nothing(left) => Ok(turned_off(object, old, &left)),
-        Asked::Election(_) if (kind, version) != ("Deployment", "apps/v1") => Err(refused()),
+        Asked::Nothing(left) => {
+            let outcome = turned_off(object, old, &left);
+            // Its pods would ask for what nobody gives them.
+            check::annotations(template_of(&outcome.object))?;
+            Ok(outcome)
+        }
+        Asked::Election(_) if (kind, version) != ("Deployment", Some("apps/v1")) => Err(refused()),
         Asked::Election(options) => elect(object, old, &options, defaults, *facts),
     }
 }

@@ -123,6 +123,27 @@ fn annotations_on_the_template_are_refused() {
 }
 
 #[test]
+fn annotations_on_the_template_are_refused_without_an_id_on_the_workload_too() {
+    let mut object = super::without_id(&object());
+    object["spec"]["template"]["metadata"]["annotations"] = json!({"leader.io/id": "billing"});
+    for old in [None, Some(&super::inject(&self::object()))] {
+        let error = review(&object, old).unwrap_err().to_string();
+        says(&error, &["annotation leader.io/id on the pod template", "put it on the workload's own"]);
+    }
+    object["apiVersion"] = "batch/v1".into();
+    object["kind"] = "Job".into();
+    says(&review(&object, None).unwrap_err().to_string(), &["leader.io/id on a Job (batch/v1) is not supported yet"]);
+}
+
+#[test]
+fn a_missing_api_version_is_named() {
+    let mut object = object();
+    object.as_object_mut().unwrap().shift_remove("apiVersion");
+    let error = review(&object, None).unwrap_err().to_string();
+    says(&error, &["leader.io/id on a Deployment without an apiVersion is not", "only a Deployment (apps/v1)"]);
+}
+
+#[test]
 fn names_that_collide_are_refused_with_their_place() {
     let container = "/spec/template/spec/containers/0";
     let cases = [
