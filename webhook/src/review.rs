@@ -120,7 +120,9 @@ impl Review {
             return Plan::Pass("it is being deleted");
         }
         let kind = &self.request.kind;
-        let inherits = kind.group == "apps" && kind.kind == "ReplicaSet" && is_controlled(object);
+        // Before is asked too: deleting a Deployment with `--cascade=orphan` takes the owner away.
+        let controlled = is_controlled(object) || self.old.as_ref().is_some_and(is_controlled);
+        let inherits = kind.group == "apps" && kind.kind == "ReplicaSet" && controlled;
         if inherits {
             return Plan::Pass("a ReplicaSet inherits its Deployment's annotations");
         }
@@ -199,9 +201,13 @@ pub fn refuse_unread(uid: &str, reason: &str) -> AdmissionResponse {
     response
 }
 
-/// Any annotation of ours, on the object or on its pod template.
+/// Any annotation of ours, on the object or on its templates; a `CronJob` has one of a Job and one of a pod.
 fn has_our_annotations(object: &Value) -> bool {
-    our_annotation(&object["metadata"]).is_some() || our_annotation_on_template(object).is_some()
+    let job = &object["spec"]["jobTemplate"];
+    our_annotation(&object["metadata"]).is_some()
+        || our_annotation_on_template(object).is_some()
+        || our_annotation(&job["metadata"]).is_some()
+        || our_annotation_on_template(job).is_some()
 }
 
 /// The first annotation of ours on a workload's pod template.

@@ -54,6 +54,24 @@ fn an_overlay_that_names_images_changes_both() {
     assert!(!rendered.contains("LEADER_AGENT_IMAGE"));
 }
 
+/// A kind that is missing here is stored without election, however plainly its annotations ask for one.
+#[test]
+fn every_kind_that_makes_pods_meets_the_webhook() {
+    let read = |file: &str| fs::read_to_string(deploy().join("base").join(file)).unwrap();
+    let apps = "resources: [deployments, statefulsets, daemonsets, replicasets]\n";
+    let configuration = read("webhook-configuration.yaml");
+    let policy = read("policy.yaml");
+    assert!(configuration.contains(apps) && policy.contains(apps));
+    assert!(configuration.contains("resources: [jobs, cronjobs]\n") && policy.contains("resources: [jobs]\n"));
+    // A Deployment hands its annotations on to its ReplicaSets, which must not be judged by them.
+    let inherited = |text: &str| -> String {
+        let (_, rest) = text.split_once("- name: is-not-a-replica-set-of-a-deployment\n").unwrap();
+        rest.split("\n  ").take_while(|line| !line.starts_with(['-', '#'])).collect()
+    };
+    assert!(inherited(&configuration).contains("'ReplicaSet'"));
+    assert_eq!(inherited(&configuration), inherited(&policy));
+}
+
 #[test]
 fn the_names_are_the_programs() {
     // Rendered, the text would be folded and quoted anew.
