@@ -24,12 +24,16 @@ use jiff::Timestamp;
 use kube::{Client, core::admission::AdmissionResponse};
 use leader_agent::timing::parse_duration;
 use leader_certs::keeper;
-use tokio::sync::{Semaphore, watch};
+use serde_json::Value;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinError,
+};
 
 use crate::{
     access::{self, AccessError},
-    facts,
-    inject::{self, Defaults, Facts, Outcome, Refusal},
+    api_error, facts,
+    inject::{self, Defaults, Election, Facts, Refusal},
     metrics::{self, Metrics},
     review::{self, Malformed, Plan, Review},
 };
@@ -59,7 +63,7 @@ pub struct Webhook {
     pub certificates: watch::Receiver<keeper::State>,
     draining: AtomicBool,
     metrics: Metrics,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
 }
 
 /// Why a review was not answered with an outcome.
@@ -69,10 +73,14 @@ enum Failure {
     Refused(#[from] Refusal),
     #[error(transparent)]
     Access(#[from] AccessError),
-    #[error("looking up what is bound to the namespace's service account `default` failed: {0}")]
+    #[error("looking up what is bound to the namespace's service account `default` failed: {}", api_error::reason(.0))]
     Facts(#[from] Box<kube::Error>),
-    #[error("the webhook did not hear from the API server within {0:?}: try again")]
+    #[error(
+        "the webhook was not done within {0:?}, because it did not hear from the API server or is overloaded: try again"
+    )]
     Timeout(Duration),
+    #[error("internal error: {0}; please report this")]
+    Broken(#[from] JoinError),
 }
 
 /// A request that is answered with an HTTP error.
@@ -112,7 +120,7 @@ impl Webhook {
         namespace: String,
         certificates: watch::Receiver<keeper::State>,
     ) -> Arc<Self> {
-        let (metrics, slots) = (Metrics::default(), Semaphore::new(AT_ONCE));
+        let (metrics, slots) = (Metrics::default(), Arc::new(Semaphore::new(AT_ONCE)));
         let draining = AtomicBool::new(false);
         Arc::new(Self { client, defaults, namespace, certificates, draining, metrics, slots })
     }
@@ -133,7 +141,12 @@ impl Webhook {
     }
 
     /// The answer to a review that was read.
-    async fn judge(&self, review: &Review, deadline: Deadline) -> (metrics::Result, AdmissionResponse) {
+    async fn judge(
+        &self,
+        review: Arc<Review>,
+        slot: OwnedSemaphorePermit,
+        deadline: Deadline,
+    ) -> (metrics::Result, AdmissionResponse) {
         match review.plan(&self.namespace) {
             Plan::Pass(reason) => {
                 tracing::debug!(uid = review.request.uid, reason, "passed");
@@ -141,24 +154,25 @@ impl Webhook {
             }
             Plan::Refuse(reason) => (metrics::Result::Refused, review.refuse(&reason)),
             Plan::Inject => {
-                let work = tokio::time::timeout_at(deadline.at, Box::pin(self.inject(review))).await;
-                match work.unwrap_or(Err(Failure::Timeout(deadline.patience))) {
-                    Ok(outcome) => accept(review, outcome),
-                    Err(failure) => {
-                        let result = match failure {
-                            Failure::Refused(_) | Failure::Access(AccessError::Foreign { .. }) => {
-                                metrics::Result::Refused
-                            }
-                            _ => metrics::Result::Failed,
-                        };
-                        (result, review.refuse(&failure.to_string()))
-                    }
-                }
+                let work = Box::pin(self.inject(Arc::clone(&review), slot));
+                let work = tokio::time::timeout_at(deadline.at, work).await;
+                work.unwrap_or(Err(Failure::Timeout(deadline.patience))).unwrap_or_else(|failure| {
+                    let result = match &failure {
+                        Failure::Refused(_) => metrics::Result::Refused,
+                        Failure::Access(error) if error.is_refusal() => metrics::Result::Refused,
+                        _ => metrics::Result::Failed,
+                    };
+                    (result, review.refuse(&failure.to_string()))
+                })
             }
         }
     }
 
-    async fn inject(&self, review: &Review) -> Result<Outcome, Failure> {
+    async fn inject(
+        &self,
+        review: Arc<Review>,
+        slot: OwnedSemaphorePermit,
+    ) -> Result<(metrics::Result, AdmissionResponse), Failure> {
         let (Some(object), namespace) = (&review.object, review.namespace()) else {
             unreachable!("a plan to inject has an object")
         };
@@ -168,43 +182,62 @@ impl Webhook {
         } else {
             facts::look_up(&self.client, namespace).await.map_err(Box::new)?
         };
-        let outcome = inject::workload(object, review.old.as_ref(), &self.defaults, &facts)?;
-        if outcome.election.is_none()
-            && let Some(key) = review::our_annotation_on_template(&outcome.object)
-        {
-            // Its pods would ask for what nobody gives them.
-            return Err(Refusal::OnTemplate { key: key.to_owned() }.into());
-        }
-        if let Some(election) = &outcome.election {
-            let made = access::ensure(&self.client, namespace, election, review.request.dry_run);
+        // A large object is worked on for long, and in this thread nothing else would be answered meanwhile. The work cannot be
+        // interrupted, so that the slot is its own until it ends, whoever still waits for it.
+        let (worked_on, defaults) = (Arc::clone(&review), self.defaults.clone());
+        let work = move || {
+            let answer = decide(&worked_on, &defaults, facts);
+            (answer, slot)
+        };
+        let (answer, _slot) = tokio::task::spawn_blocking(work).await?;
+        let Answer { election, result, response } = answer?;
+        if let Some(election) = election.filter(|_| response.allowed) {
+            let made = access::ensure(&self.client, namespace, &election, review.request.dry_run);
             Box::pin(made).await?;
         }
-        Ok(outcome)
+        Ok((result, response))
     }
 }
 
-fn accept(review: &Review, outcome: Outcome) -> (metrics::Result, AdmissionResponse) {
-    let injected_afresh = outcome.election.as_ref().map(|election| election.injected_afresh);
+/// What is answered, once the objects of the election are there.
+struct Answer {
+    election: Option<Election>,
+    result: metrics::Result,
+    response: AdmissionResponse,
+}
+
+/// Everything between the requests: it takes as long as the object is large.
+fn decide(review: &Review, defaults: &Defaults, facts: Facts) -> Result<Answer, Refusal> {
+    let object = review.object.as_ref().unwrap_or(&Value::Null);
+    let outcome = inject::workload(object, review.old.as_ref(), defaults, &facts)?;
+    if outcome.election.is_none()
+        && let Some(key) = review::our_annotation_on_template(&outcome.object)
+    {
+        // Its pods would ask for what nobody gives them.
+        return Err(Refusal::OnTemplate { key: key.to_owned() });
+    }
+    let election = outcome.election.clone();
     let response = review.accept(outcome);
-    let result = match (response.allowed, injected_afresh, &response.patch) {
+    let result = match (response.allowed, &election, &response.patch) {
         (false, ..) => metrics::Result::Failed,
-        (true, Some(true), _) => metrics::Result::Injected,
-        (true, Some(false), _) => metrics::Result::Kept,
+        (true, Some(election), _) if election.injected_afresh => metrics::Result::Injected,
+        (true, Some(_), _) => metrics::Result::Kept,
         (true, None, Some(_)) => metrics::Result::Ejected,
         (true, None, None) => metrics::Result::Passed,
     };
-    (result, response)
+    Ok(Answer { election, result, response })
 }
 
 async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
     let deadline = Deadline::of(request.uri().query());
-    let Ok(Ok(_slot)) = tokio::time::timeout_at(deadline.at, webhook.slots.acquire()).await else {
+    let slot = Arc::clone(&webhook.slots).acquire_owned();
+    let Ok(Ok(slot)) = tokio::time::timeout_at(deadline.at, slot).await else {
         return reject(&webhook, &Rejection::Busy, Instant::now());
     };
     let read = read(request).await;
     let started = Instant::now();
     let review = match read.and_then(|body| Ok(Review::parse(&body)?)) {
-        Ok(review) => review,
+        Ok(review) => Arc::new(review),
         Err(Rejection::Malformed(Malformed::Request { uid: Some(uid), reason })) => {
             webhook.metrics.count(metrics::Result::Malformed, started.elapsed());
             tracing::warn!(uid, reason, "refused a review that cannot be read");
@@ -212,7 +245,7 @@ async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
         }
         Err(rejection) => return reject(&webhook, &rejection, started),
     };
-    let (result, response) = webhook.judge(&review, deadline).await;
+    let (result, response) = webhook.judge(Arc::clone(&review), slot, deadline).await;
     webhook.metrics.count(result, started.elapsed());
     tracing::info!(
         uid = review.request.uid,

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod inject;
 
 pub mod access;
+pub mod api_error;
 pub mod facts;
 pub mod handler;
 pub mod metrics;

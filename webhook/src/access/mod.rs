@@ -17,7 +17,7 @@ use leader_agent::id::LeaderId;
 
 pub use self::objects::Place;
 use self::objects::{Objects, Owned, Step, plan};
-use crate::inject::Election;
+use crate::{api_error, inject::Election};
 
 /// How often a write begins again: because somebody else wrote first, or because the API server checks a RoleBinding by a cache
 /// that does not have its Role yet ("not found", although it was just created; 0.2 s were measured).
@@ -40,8 +40,17 @@ pub enum AccessError {
         /// Another way out, or nothing.
         hint: String,
     },
+    /// The account that the pods run under cannot exist.
+    #[error(
+        "spec.template.spec.serviceAccountName: `{name}` is not the name of a service account, which is at most 253 lower-case letters, \
+         digits, `-` and `.`, e.g. `billing`"
+    )]
+    AccountName {
+        /// The name.
+        name: String,
+    },
     /// A request failed.
-    #[error("{action} {place} failed: {source}")]
+    #[error("{action} {place} failed: {}", api_error::reason(source))]
     Request {
         /// What was tried.
         action: &'static str,
@@ -55,9 +64,20 @@ pub enum AccessError {
     Race(Place),
 }
 
+impl AccessError {
+    /// Whether the workload is at fault, and trying again changes nothing.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Foreign { .. } | Self::AccountName { .. })
+    }
+}
+
 /// Makes the objects of an election, or repairs them. With `dry_run` nothing is written, and what would be refused is refused.
 pub async fn ensure(client: &Client, namespace: &str, election: &Election, dry_run: bool) -> Result<(), AccessError> {
     let id = &election.id;
+    let account = election.account.name();
+    if !is_dns_subdomain(account) {
+        return Err(AccessError::AccountName { name: account.to_owned() });
+    }
     let objects = Objects::of(election, namespace);
     let leases = Object::new(client, namespace, id, objects.lease);
     let roles = Object::new(client, namespace, id, objects.role);
@@ -90,6 +110,19 @@ pub async fn ensure(client: &Client, namespace: &str, election: &Election, dry_r
     };
     futures::try_join!(grant, write_account)?;
     Ok(())
+}
+
+/// What Kubernetes takes as the name of a service account (RFC 1123). The API server judges the template by it only after this
+/// webhook, and a RoleBinding to such a name not before its Lease and Role are there.
+fn is_dns_subdomain(name: &str) -> bool {
+    let alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.first().is_some_and(alphanumeric)
+            && bytes.last().is_some_and(alphanumeric)
+            && bytes.iter().all(|byte| alphanumeric(byte) || *byte == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 /// What the account `default` says about mounting tokens: pods that ran under it and got none get none under ours.
@@ -172,5 +205,20 @@ where
 
     fn failed(&self, action: &'static str, source: kube::Error) -> AccessError {
         AccessError::Request { action, place: self.place.clone(), source: Box::new(source) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_accounts() {
+        for name in ["default", "a", "0", "leader-billing", "a.b-c.d", &"a".repeat(253)] {
+            assert!(is_dns_subdomain(name), "{name}");
+        }
+        for name in ["", "Billing", "a_b", "-a", "a-", "a..b", ".a", "a.", "a/b", "gr\u{fc}n", &"a".repeat(254)] {
+            assert!(!is_dns_subdomain(name), "{name}");
+        }
     }
 }

@@ -98,6 +98,20 @@ async fn a_bound_default_account_is_kept_and_bound() {
 }
 
 #[tokio::test]
+async fn an_ids_own_binding_does_not_make_others_keep_the_account() {
+    let running = Running::start().await;
+    let mut keeping = deployment();
+    keeping["metadata"]["name"] = json!("reports");
+    keeping["metadata"]["annotations"] = json!({ "leader.io/id": "reports", "leader.io/service-account": "keep" });
+    patched(&keeping, &running.review(&create(&keeping)).await);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop";
+    let bound = running.api.get(&format!("{rbac}/rolebindings/leader-reports")).unwrap();
+    assert_eq!(bound["subjects"][0]["name"], "default");
+    let stored = patched(&deployment(), &running.review(&create(&deployment())).await);
+    assert_eq!(stored["spec"]["template"]["spec"]["serviceAccountName"], "leader-billing");
+}
+
+#[tokio::test]
 async fn what_passes_and_what_is_refused() {
     let running = Running::start().await;
     let change = |edit: fn(&mut Value)| {
@@ -115,6 +129,9 @@ async fn what_passes_and_what_is_refused() {
         let response = running.review(&create(object)).await;
         assert_eq!(patched(object, &response), *object);
     }
+    let orphaned = change(|object| object["kind"] = json!("ReplicaSet"));
+    let response = running.review(&review_of("UPDATE", &orphaned, &inherited)).await;
+    assert_eq!(patched(&orphaned, &response), orphaned);
     let deletion = running.review(&review_of("DELETE", &Value::Null, &deployment())).await;
     assert_eq!(deletion["allowed"], true);
 
@@ -138,6 +155,49 @@ async fn what_passes_and_what_is_refused() {
     for (object, part) in refused {
         let response = running.review(&create(&object)).await;
         assert!(refusal(&response).contains(part), "{response}");
+    }
+    assert_eq!(running.api.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn other_kinds_are_refused_by_name() {
+    let running = Running::start().await;
+    let ours = json!({ "annotations": { "leader.io/id": "billing" } });
+    let pod = json!({ "spec": { "containers": [{ "name": "app", "image": "billing:1" }] } });
+    let annotated_pod = json!({ "metadata": ours, "spec": pod["spec"] });
+    for kind in ["StatefulSet", "DaemonSet", "ReplicaSet", "Job", "CronJob"] {
+        let of = |template: &Value| {
+            if kind == "CronJob" {
+                json!({ "jobTemplate": { "spec": { "template": template } } })
+            } else {
+                json!({ "template": template })
+            }
+        };
+        let object = |metadata: &Value, spec: Value| {
+            let mut object = json!({ "kind": kind, "metadata": metadata, "spec": spec });
+            object["metadata"]["name"] = json!("nightly");
+            object["metadata"]["namespace"] = json!("shop");
+            object
+        };
+        let plain = object(&json!({}), of(&pod));
+        let mut asking = vec![object(&ours, of(&pod)), object(&json!({}), of(&annotated_pod))];
+        if kind == "CronJob" {
+            asking
+                .push(object(&json!({}), json!({ "jobTemplate": { "metadata": ours, "spec": { "template": pod } } })));
+        }
+        for asking in &asking {
+            for review in [create(asking), review_of("UPDATE", asking, &plain)] {
+                let response = running.review(&review).await;
+                let message = refusal(&response);
+                assert!(
+                    message.contains(&format!("{kind} nightly")) && message.contains("only a Deployment"),
+                    "{message}"
+                );
+            }
+            let freed = running.review(&review_of("UPDATE", &plain, asking)).await;
+            assert_eq!(patched(&plain, &freed), plain);
+        }
+        assert_eq!(patched(&plain, &running.review(&create(&plain)).await), plain);
     }
     assert_eq!(running.api.writes(), Vec::<String>::new());
 }
@@ -223,6 +283,44 @@ async fn an_api_server_that_does_not_answer_is_a_refusal_in_time() {
     assert_eq!(status, StatusCode::OK);
     let answer: Value = serde_json::from_str(&text).unwrap();
     assert!(refusal(&answer["response"]).contains("did not hear from the API server"), "{text}");
+}
+
+#[tokio::test]
+async fn work_that_takes_too_long_is_a_refusal_too() {
+    let running = Running::start().await;
+    let mut object = deployment();
+    let env: Vec<Value> = (0..30_000).map(|number| json!({ "name": format!("E{number}"), "value": "x" })).collect();
+    object["spec"]["template"]["spec"]["containers"][0]["env"] = json!(env);
+    // Nothing to look up: all of the time goes into the object itself.
+    object["metadata"]["annotations"] = json!({ "leader.io/container": "app" });
+    let of = |path: &str| request(Method::POST, path, "application/json", Body::from(create(&object).to_string()));
+    let (status, text) = running.send(of("/inject?timeout=2ms")).await;
+    assert_eq!(status, StatusCode::OK);
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert!(refusal(&answer["response"]).contains("was not done within 1ms"), "{text}");
+    let (_, text) = running.send(of("/inject?timeout=20s")).await;
+    let answer: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer["response"]["allowed"], true);
+}
+
+#[tokio::test]
+async fn an_account_that_cannot_exist_is_refused_and_nothing_is_left_behind() {
+    let running = Running::start().await;
+    let mut object = deployment();
+    object["spec"]["template"]["spec"]["serviceAccountName"] = json!("Not_A_Name");
+    let response = running.review(&create(&object)).await;
+    assert!(refusal(&response).contains("`Not_A_Name` is not the name of a service account"), "{response}");
+    assert_eq!(running.api.writes(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_the_api_server_says_is_said_once() {
+    let running = Running::start().await;
+    running.api.forbid_roles();
+    let response = running.review(&create(&deployment())).await;
+    let message = refusal(&response);
+    assert_eq!(message.matches("Forbidden").count(), 1, "{message}");
+    assert!(!message.contains("Status {"), "{message}");
 }
 
 #[tokio::test]

@@ -30,6 +30,7 @@ struct State {
     writes: Vec<String>,
     silent: bool,
     unknown_roles: u32,
+    forbidden_roles: bool,
 }
 
 impl FakeApi {
@@ -65,6 +66,11 @@ impl FakeApi {
     /// The next so many RoleBindings are refused because their Role is not known yet, as the API server's cache does.
     pub(crate) fn forget_roles(&self, times: u32) {
         self.state.lock().unwrap().unknown_roles = times;
+    }
+
+    /// From now on nobody may make a RoleBinding.
+    pub(crate) fn forbid_roles(&self) {
+        self.state.lock().unwrap().forbidden_roles = true;
     }
 
     async fn answer(&self, request: Request) -> Response {
@@ -116,6 +122,9 @@ impl State {
                     .collect();
                 return Ok(json!({ "kind": "List", "apiVersion": "v1", "items": items,
                     "metadata": { "resourceVersion": self.version.to_string() } }));
+            }
+            ("POST", _) if path.ends_with("/rolebindings") && self.forbidden_roles => {
+                return Err((StatusCode::FORBIDDEN, "Forbidden"));
             }
             ("POST", _) if path.ends_with("/rolebindings") && self.unknown_roles > 0 => {
                 self.unknown_roles -= 1;
