@@ -198,7 +198,11 @@ where
                 Err(error) => return Err(self.failed(action, error)),
             }
             tokio::time::sleep(RACE_PAUSE * (1 << race)).await;
-            step = self.look().await?;
+            step = match (step, self.look().await?) {
+                // What it was made from may be deleted by now, and whom that one bound is known here only.
+                (Step::Recreate(_, made) | Step::Create(made), Step::Create(_)) => Step::Create(made),
+                (_, step) => step,
+            };
         }
         Err(AccessError::Race(self.place.clone()))
     }

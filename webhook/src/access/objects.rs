@@ -52,6 +52,10 @@ pub(super) trait Owned:
 {
     /// The one that exists, with everything put right that an id needs of it.
     fn repaired(self, wanted: &Self) -> Self;
+    /// The one that takes the place of one that is beyond repair.
+    fn in_place_of(self, _existing: &Self) -> Self {
+        self
+    }
     /// Whether it differs in a field that the API server does not let anybody change.
     fn is_beyond_repair(&self, _wanted: &Self) -> bool {
         false
@@ -95,6 +99,11 @@ impl Owned for RoleBinding {
         self
     }
 
+    fn in_place_of(mut self, existing: &Self) -> Self {
+        self.subjects = existing.clone().repaired(&self).subjects;
+        self
+    }
+
     fn is_beyond_repair(&self, wanted: &Self) -> bool {
         self.role_ref != wanted.role_ref
     }
@@ -129,6 +138,7 @@ pub(super) fn plan<K: Owned>(existing: Option<K>, wanted: K) -> Step<K> {
         return Step::Foreign;
     }
     if existing.is_beyond_repair(&wanted) {
+        let wanted = wanted.in_place_of(&existing);
         return Step::Recreate(existing, wanted);
     }
     let repaired = existing.clone().repaired(&wanted);
@@ -263,6 +273,18 @@ mod tests {
         let mut stored = made.binding.clone();
         stored.role_ref.name = "admin".to_owned();
         assert_eq!(plan(Some(stored.clone()), made.binding.clone()), Step::Recreate(stored, made.binding));
+    }
+
+    #[test]
+    fn one_made_again_binds_whom_it_bound() {
+        let made = dedicated();
+        let mut stored = made.binding.clone();
+        stored.role_ref.name = "admin".to_owned();
+        let earlier = Subject { name: "earlier".to_owned(), ..made.binding.subjects.as_ref().unwrap()[0].clone() };
+        stored.subjects = Some(vec![earlier.clone()]);
+        let mut both = made.binding.clone();
+        both.subjects.as_mut().unwrap().insert(0, earlier);
+        assert_eq!(plan(Some(stored.clone()), made.binding), Step::Recreate(stored, both));
     }
 
     #[test]

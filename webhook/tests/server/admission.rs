@@ -331,3 +331,21 @@ async fn a_role_that_the_api_server_does_not_know_yet_is_waited_for() {
     let binding = running.api.get("/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings/leader-billing");
     assert!(binding.is_some());
 }
+
+#[tokio::test]
+async fn a_binding_that_is_made_again_binds_whom_it_bound() {
+    let running = Running::start().await;
+    let path = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings/leader-billing";
+    patched(&deployment(), &running.review(&create(&deployment())).await);
+    let mut changed = running.api.get(path).unwrap();
+    changed["roleRef"]["name"] = json!("admin");
+    changed["subjects"][0]["name"] = json!("earlier");
+    running.api.put(path, changed);
+    // The first attempt after the deletion fails.
+    running.api.forget_roles(1);
+    patched(&deployment(), &running.review(&create(&deployment())).await);
+    let made = running.api.get(path).unwrap();
+    assert_eq!(made["roleRef"]["name"], "leader-billing");
+    let bound: Vec<&Value> = made["subjects"].as_array().unwrap().iter().map(|subject| &subject["name"]).collect();
+    assert_eq!(bound, ["earlier", "leader-billing"]);
+}
