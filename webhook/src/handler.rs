@@ -210,12 +210,6 @@ struct Answer {
 fn decide(review: &Review, defaults: &Defaults, facts: Facts) -> Result<Answer, Refusal> {
     let object = review.object.as_ref().unwrap_or(&Value::Null);
     let outcome = inject::workload(object, review.old.as_ref(), defaults, &facts)?;
-    if outcome.election.is_none()
-        && let Some(key) = review::our_annotation_on_template(&outcome.object)
-    {
-        // Its pods would ask for what nobody gives them.
-        return Err(Refusal::OnTemplate { key: key.to_owned() });
-    }
     let election = outcome.election.clone();
     let response = review.accept(outcome);
     let result = match (response.allowed, &election, &response.patch) {

@@ -211,7 +211,7 @@ fn has_our_annotations(object: &Value) -> bool {
 }
 
 /// The first annotation of ours on a workload's pod template.
-pub fn our_annotation_on_template(object: &Value) -> Option<&str> {
+fn our_annotation_on_template(object: &Value) -> Option<&str> {
     our_annotation(&object["spec"]["template"]["metadata"])
 }
 
