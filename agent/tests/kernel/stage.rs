@@ -42,6 +42,10 @@ pub(crate) fn unshare() -> Option<&'static [&'static str]> {
     })
 }
 
+/// Runs a command with no signal ignored: a shell lets what it starts in the background ignore INT and QUIT, and a child of the
+/// tests would inherit that.
+pub(crate) const DEFAULT_SIGNALS: [&str; 2] = ["env", "--default-signal"];
+
 /// A play to be staged.
 pub(crate) struct Stage {
     place: Place,
@@ -72,10 +76,10 @@ impl Stage {
     /// Starts the agent with this script and command.
     pub(crate) fn play(self, script: &str, command: &[&str]) -> Play {
         let me = env::current_exe().expect("a path");
-        let mut words: Vec<String> = match self.place {
-            Place::Namespace => unshare().expect("a namespace").iter().map(ToString::to_string).collect(),
-            Place::Beside => Vec::new(),
-        };
+        let mut words: Vec<String> = DEFAULT_SIGNALS.map(str::to_owned).into();
+        if self.place == Place::Namespace {
+            words.extend(unshare().expect("a namespace").iter().map(ToString::to_string));
+        }
         words.extend(self.wrapper);
         words.push(me.to_str().expect("a path").to_owned());
         words.push("agent".to_owned());

@@ -6,7 +6,7 @@ use leader_agent::clock;
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
 
-use crate::stage::{Place, Play, Stage, children, unshare};
+use crate::stage::{DEFAULT_SIGNALS, Place, Play, Stage, children, unshare};
 
 /// From the deadline, or the agent's death, to the last instruction of the app: the margin's kill chain (design, section 6).
 const KILL_CHAIN: Duration = Duration::from_millis(1250);
@@ -203,7 +203,10 @@ fn clean_start(place: Place) {
         echo id "${LEADER_ID-none}"
         echo token "$LEADER_FENCING_TOKEN"
         echo stdin $(cat)"#;
-    let alone = std::process::Command::new("bash").args(["-c", app]).stdin(std::process::Stdio::null()).output();
+    let alone = std::process::Command::new("env")
+        .args(["--default-signal", "bash", "-c", app])
+        .stdin(std::process::Stdio::null())
+        .output();
     let alone = String::from_utf8(alone.expect("a shell").stdout).expect("text");
     let mut play = Stage::new(place).play("facts arm=60000 start follow disarm end", &["bash", "-c", app]);
     play.write("from the test\n");
