@@ -203,8 +203,8 @@ fn clean_start(place: Place) {
         echo id "${LEADER_ID-none}"
         echo token "$LEADER_FENCING_TOKEN"
         echo stdin $(cat)"#;
-    let alone = std::process::Command::new("env")
-        .args(["--default-signal", "bash", "-c", app])
+    let alone = std::process::Command::new(DEFAULT_SIGNALS[0])
+        .args([DEFAULT_SIGNALS[1], "bash", "-c", app])
         .stdin(std::process::Stdio::null())
         .output();
     let alone = String::from_utf8(alone.expect("a shell").stdout).expect("text");
