@@ -47,8 +47,6 @@ use crate::{
 pub struct App {
     /// The first process, until it was reaped.
     first: Option<Pid>,
-    /// What [`App::exit_code`] says.
-    code: Option<u8>,
     command: String,
     failure: OwnedFd,
     /// SIGCHLD alone.
@@ -134,7 +132,7 @@ impl App {
         let (children, walker) = watch().map_err(StartError::Prepare)?;
         let child = spawn(&image).map_err(StartError::Fork)?;
         let command = command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Self { first: Some(child.pid), code: None, command, failure: child.failure, children, walker, terminal })
+        Ok(Self { first: Some(child.pid), command, failure: child.failure, children, walker, terminal })
     }
 
     /// Sends `signal` to the first process, as the container runtime would.
@@ -174,22 +172,14 @@ impl App {
                 }
                 Waited::Ended { pid, code } if self.first == Some(pid) => {
                     self.first = None;
-                    let event = match failure(&self.failure, &self.command) {
+                    return Ok(Some(match failure(&self.failure, &self.command) {
                         Some(error) => AppEvent::NotStarted(error),
                         None => AppEvent::Exited { code },
-                    };
-                    self.code = Some(if let AppEvent::NotStarted(error) = &event { error.exit_code() } else { code });
-                    return Ok(Some(event));
+                    }));
                 }
                 Waited::Ended { .. } => {}
             }
         }
-    }
-
-    /// The code that the container should end with, once the first process has ended: its own, 128+n when signal n ended it,
-    /// 127 when the command was not found, 126 when it could not be executed.
-    pub fn exit_code(&self) -> Option<u8> {
-        self.code
     }
 
     /// Sends SIGKILL to all processes of the app that a walk finds. One walk can miss some: repeat it until `Gone`.

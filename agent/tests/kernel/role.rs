@@ -36,7 +36,7 @@ pub(crate) fn agent(words: &[String]) -> ! {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let signals = Signals::new(&guard).expect("signals");
-        let mut agent = Agent { guard, signals, command, app: None };
+        let mut agent = Agent { guard, signals, command, app: None, code: None };
         for word in &words[..end] {
             agent.step(word).await;
         }
@@ -72,6 +72,8 @@ struct Agent {
     signals: Signals,
     command: Vec<OsString>,
     app: Option<App>,
+    /// The code of the app's first process, once it has ended.
+    code: Option<u8>,
 }
 
 impl Agent {
@@ -139,10 +141,13 @@ impl Agent {
                     say("denied", &error);
                     self.guard.die("the app cannot be killed");
                 }
-                let event = tokio::time::timeout(Duration::from_millis(2), self.app().next_event()).await;
-                if let Ok(AppEvent::Gone) = event.unwrap_or(Ok(AppEvent::Exited { code: 0 })) {
-                    say("gone", clock::boot().as_nanos());
-                    break;
+                match tokio::time::timeout(Duration::from_millis(2), self.app().next_event()).await {
+                    Ok(Ok(AppEvent::Exited { code })) => self.code = Some(code),
+                    Ok(Ok(AppEvent::Gone)) => {
+                        say("gone", clock::boot().as_nanos());
+                        break;
+                    }
+                    _ => {}
                 }
             },
             "follow" => self.follow().await,
@@ -154,7 +159,7 @@ impl Agent {
                 }
             },
             "end" => {
-                let code = self.app().exit_code().expect("the first process has ended");
+                let code = self.code.expect("the first process has ended");
                 std::process::exit(i32::from(code));
             }
             other => panic!("no such word: {other}"),
@@ -163,7 +168,7 @@ impl Agent {
 
     /// Forwards signals and reports events until nothing of the app lives.
     async fn follow(&mut self) {
-        let Self { app, signals, .. } = self;
+        let Self { app, signals, code: last, .. } = self;
         let app = app.as_mut().expect("the script starts the app first");
         loop {
             let event = tokio::select! {
@@ -175,8 +180,12 @@ impl Agent {
                 }
             };
             match event {
-                AppEvent::NotStarted(error) => say("not-started", error),
+                AppEvent::NotStarted(error) => {
+                    *last = Some(error.exit_code());
+                    say("not-started", error);
+                }
                 AppEvent::Exited { code } => {
+                    *last = Some(code);
                     say("exited", code);
                     say("exited-at", clock::boot().as_nanos());
                 }
