@@ -123,6 +123,20 @@ impl Tool {
         Ok(output.stdout)
     }
 
+    /// Runs the program to its end without input. Its standard output goes to `stdout` as it comes, its standard error to ours.
+    ///
+    /// # Errors
+    /// When it could not be started or did not end with code 0; what it said was seen already.
+    pub fn show(mut self, stdout: impl Into<Stdio>) -> Result<()> {
+        let line = self.command_line();
+        let status = self.command.stdin(Stdio::null()).stdout(stdout).status();
+        let status = status.with_context(|| format!("cannot start `{line}`"))?;
+        if !status.success() {
+            bail!("`{line}` ended with code {}: what it said is above", exit_code(status));
+        }
+        Ok(())
+    }
+
     /// The underlying command, for callers that spawn or exec it themselves.
     pub fn into_command(self) -> Command {
         self.command
@@ -176,6 +190,15 @@ mod tests {
     fn a_failure_shows_command_code_and_message() {
         let error = Tool::new("sh").args(["-c", "echo no such thing >&2; exit 2"]).run().unwrap_err().to_string();
         assert_eq!(error, "`sh -c 'echo no such thing >&2; exit 2'` ended with code 2: no such thing");
+    }
+
+    #[test]
+    fn what_is_shown_goes_where_it_should_and_a_failure_has_its_code() {
+        let mut file = tempfile::tempfile().unwrap();
+        let error = Tool::new("sh").args(["-c", "echo seen; exit 3"]).show(file.try_clone().unwrap()).unwrap_err();
+        assert_eq!(error.to_string(), "`sh -c 'echo seen; exit 3'` ended with code 3: what it said is above");
+        file.rewind().unwrap();
+        assert_eq!(std::io::read_to_string(file).unwrap(), "seen\n");
     }
 
     #[test]

@@ -4,8 +4,8 @@ use std::env;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use leader_tests::command::{Tool, exit_code, is_installed};
+use anyhow::{Context, Result};
+use leader_tests::command::{Tool, is_installed};
 use leader_tests::progress::say;
 use leader_tests::{Cluster, ClusterName, Status, machine};
 
@@ -104,13 +104,8 @@ fn cargo() -> String {
 /// Runs a program in the checkout and shows what it says as it says it.
 fn show(tool: Tool) -> Result<()> {
     let tool = tool.current_dir(checkout());
-    let line = tool.command_line();
-    say(format!("$ {line}"));
-    let status = tool.into_command().stdin(Stdio::null()).status().with_context(|| format!("cannot start `{line}`"))?;
-    if !status.success() {
-        bail!("`{line}` ended with code {}: what failed is told above", exit_code(status));
-    }
-    Ok(())
+    say(format!("$ {}", tool.command_line()));
+    tool.show(Stdio::inherit())
 }
 
 /// What was done, and how long it took.

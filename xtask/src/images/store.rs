@@ -3,12 +3,11 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use leader_tests::Cluster;
 use leader_tests::binaries::cache_folder;
-use leader_tests::command::{Tool, exit_code};
+use leader_tests::command::Tool;
 use leader_tests::state::{self, Lock};
 
 /// buildah's images, and what it keeps between two builds.
@@ -59,8 +58,7 @@ impl Store {
     pub(super) fn build(&self, checkout: &Path, dockerfile: &str, builder: &str, name: &str) -> Result<()> {
         // An interrupted build leaves its container behind, which is a copy of the whole builder.
         self.buildah().args(["rm", "--all"]).run()?;
-        let build = self
-            .buildah()
+        self.buildah()
             .args(["bud", "--isolation", "chroot"])
             // vfs copies everything for every layer: a stage is one layer, and cargo's target folder is the cache.
             .arg("--layers=false")
@@ -71,19 +69,9 @@ impl Store {
             .args(["--tag", name])
             .arg("--file")
             .arg(checkout.join(dockerfile))
-            .arg(checkout);
-        let line = build.command_line();
-        // Standard output is for results: the references.
-        let status = build
-            .into_command()
-            .stdin(Stdio::null())
-            .stdout(io::stderr())
-            .status()
-            .with_context(|| format!("cannot start `{line}`"))?;
-        if !status.success() {
-            bail!("`{line}` ended with code {}: see its output above", exit_code(status));
-        }
-        Ok(())
+            .arg(checkout)
+            // Standard output is for results: the references.
+            .show(io::stderr())
     }
 
     /// Removes the local images of the same name with other tags: they would never be used again.
