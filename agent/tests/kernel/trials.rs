@@ -371,7 +371,8 @@ fn killed_stub(place: Place) {
 fn terminal(_: Place) {
     let me = std::env::current_exe().expect("a path");
     let run = |words: &str, app: &str| {
-        let command = format!("{} agent {words} -- sh -c '{app}'", me.display());
+        // `script` hands the command to a shell, and one that stays beside the process under test would get the keyboard's signals too.
+        let command = format!("exec {} agent {words} -- sh -c '{app}'", me.display());
         // What `play` adds after the command is dropped by the shell.
         let in_a_terminal = ["sh", "-c", "exec script --quiet --return --command \"$0\" /dev/null", &command];
         let play = Stage::new(Place::Beside).through(&in_a_terminal).play("", &[]);
