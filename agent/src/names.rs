@@ -35,6 +35,35 @@ pub const TOKEN_PATH: &str = "/var/run/secrets/leader.io/serviceaccount";
 /// service account is repaired soon.
 pub const TOKEN_SECONDS: u32 = 600;
 
+/// The port of the agent's HTTP server when nothing else is asked for.
+pub const DEFAULT_PORT: u16 = 9809;
+/// The path at which the agent answers the kubelet's probes, before [`probe`]'s names.
+pub const PROBE_PATH: &str = "/leader.io/probe/";
+/// The Unix socket of the agent's HTTP server, in [`env::STATE_DIR`].
+pub const SOCKET: &str = "agent.sock";
+
+/// The probes of a container, as `leader-agent probe` and [`PROBE_PATH`] call them.
+pub mod probe {
+    /// The subcommand.
+    pub const COMMAND: &str = "probe";
+    /// `livenessProbe`.
+    pub const LIVENESS: &str = "liveness";
+    /// `readinessProbe`.
+    pub const READINESS: &str = "readiness";
+    /// `startupProbe`.
+    pub const STARTUP: &str = "startup";
+}
+
+/// The lifecycle hooks of a container, as `leader-agent hook` calls them.
+pub mod hook {
+    /// The subcommand.
+    pub const COMMAND: &str = "hook";
+    /// `lifecycle.postStart`.
+    pub const POST_START: &str = "post-start";
+    /// `lifecycle.preStop`.
+    pub const PRE_STOP: &str = "pre-stop";
+}
+
 /// Environment variables of an injected container. The agent takes all of them out of the app's environment
 /// before it adds [`env::FENCING_TOKEN`], [`env::ID`] and [`env::IDENTITY`], which are documented for the app.
 pub mod env {
@@ -62,18 +91,23 @@ pub mod env {
     pub const CREDENTIALS_DIR: &str = "LEADER_CREDENTIALS_DIR";
     /// The agent's log filter, as `tracing` reads it.
     pub const LOG: &str = "LEADER_LOG";
+    /// The pod's address, where a probe or hook connects to it.
+    pub const POD_IP: &str = "LEADER_POD_IP";
     /// Given to the app: the resourceVersion of the write that acquired the Lease.
     pub const FENCING_TOKEN: &str = "LEADER_FENCING_TOKEN";
 
     /// What injection sets, in the order of the container's `env`.
     pub const INJECTED: [&str; 7] = [POD_NAME, POD_UID, NAMESPACE, CONTAINER, STATE_DIR, CREDENTIALS_DIR, RECORD];
+    /// What injection sets where it is needed, after [`INJECTED`].
+    pub const OPTIONAL: [&str; 1] = [POD_IP];
     /// All that the agent reads, and takes out of the app's environment.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 14] = [
         RECORD,
         ID,
         NAMESPACE,
         POD_NAME,
         POD_UID,
+        POD_IP,
         CONTAINER,
         IDENTITY,
         LEASE_DURATION,
