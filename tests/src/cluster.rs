@@ -7,6 +7,7 @@ use crate::network::AddressRange;
 use crate::pki::Pki;
 use crate::process::{self, PARTS, Starter};
 use crate::progress::say;
+use crate::registry::Registry;
 use crate::state::{ClusterName, State};
 use crate::{control_plane, machine, mounts, network, node, registry};
 use anyhow::{Context, Result, bail};
@@ -186,6 +187,11 @@ impl Cluster {
         self.range.registry()
     }
 
+    /// The registry as a client finds it.
+    pub fn image_registry(&self) -> Registry {
+        Registry::of_cluster(self.name(), self.range)
+    }
+
     /// The admin's kubeconfig. Its address is reachable only inside the cluster's network.
     pub fn kubeconfig(&self) -> PathBuf {
         self.state.kubeconfig()
@@ -254,7 +260,7 @@ impl Cluster {
     /// # Errors
     /// When it is no image, or cannot be pushed.
     pub fn push(&self, image: &Path, name: &str) -> Result<String> {
-        registry::push(self.name(), self.range, &registry::source_of(image)?, name)
+        self.image_registry().push(&registry::source_of(image)?, name)
     }
 
     /// What `status` tells a person.

@@ -15,10 +15,12 @@
 
 mod faults;
 mod namespace;
+mod private_registry;
 mod requests;
 
 pub use faults::{ContainerProcesses, Cut, PodProcess};
 pub use namespace::Namespace;
+pub use private_registry::{PASSWORD, PrivateRegistry, USER};
 pub use requests::Request;
 
 use crate::cluster::{Cluster, Status};

@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod cluster;
 pub mod command;
 pub mod control_plane;
+pub mod image;
 pub mod kit;
 pub mod machine;
 pub mod mounts;

@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// Where Debian puts the CNI plugins.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
+/// The folder of the state folder in which containerd looks up registries.
+const CERTS: &str = "certs.d";
 /// The name under which pause is pushed into the cluster's registry.
 pub const PAUSE: &str = "pause:1";
 
@@ -20,9 +22,8 @@ pub const PAUSE: &str = "pause:1";
 /// # Errors
 /// When it cannot be started.
 pub fn start_containerd(starter: &mut Starter<'_>, state: &State, range: AddressRange) -> Result<()> {
-    let mirror = state.path("certs.d").join(range.registry());
     write(&state.path("containerd.toml"), &containerd_config(state, range))?;
-    write(&mirror.join("hosts.toml"), &registry_hosts(range))?;
+    introduce_registry(state, &range.registry(), None)?;
     write(&state.path("cni/10-pods.conflist"), &pod_network(state, range).to_string())?;
     starter.start("containerd", "containerd", ["-c".into(), state.path("containerd.toml").into_os_string()])
 }
@@ -63,7 +64,7 @@ fn containerd_config(state: &State, range: AddressRange) -> String {
     let socket = state.containerd_socket().display().to_string();
     let shim_sockets = state.shim_sockets().display().to_string();
     let (data, run, plugins) = (path("containerd"), path("run/containerd"), path("opt"));
-    let (cni, certs) = (path("cni"), path("certs.d"));
+    let (cni, certs) = (path("cni"), path(CERTS));
     let pause = format!("{}/{PAUSE}", range.registry());
     // netns_mounts_under_state_dir: the pods' network namespaces are then found by the state folder, too.
     // restrict_oom_score_adj: without CAP_SYS_RESOURCE runc could not start a container with a lower score than its own.
@@ -104,10 +105,20 @@ config_path = "{certs}"
     )
 }
 
-/// The registry speaks plain HTTP.
-fn registry_hosts(range: AddressRange) -> String {
-    let url = format!("http://{}", range.registry());
-    format!("server = \"{url}\"\n\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n")
+/// Tells containerd how a registry is reached: over TLS with this authority's certificate, or without TLS. It looks at every
+/// pull anew (containerd's `docs/hosts.md`), so that this may come at any time.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn introduce_registry(state: &State, address: &str, authority: Option<&Path>) -> Result<()> {
+    write(&state.path(CERTS).join(address).join("hosts.toml"), &registry_hosts(address, authority))
+}
+
+fn registry_hosts(address: &str, authority: Option<&Path>) -> String {
+    let scheme = if authority.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{address}");
+    let ca = authority.map(|file| format!("ca = \"{}\"\n", file.display())).unwrap_or_default();
+    format!("server = \"{url}\"\n\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n{ca}")
 }
 
 /// Each pod is joined to the node by a veth pair of its own and all its traffic is routed by the node, also that to a
@@ -207,7 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn the_registry_is_asked_without_tls() {
-        assert!(registry_hosts(AddressRange::new(0)).contains("server = \"http://10.10.0.1:5000\""));
+    fn a_registry_is_asked_without_tls_or_with_the_authority_that_is_named() {
+        assert!(registry_hosts("10.10.0.1:5000", None).contains("server = \"http://10.10.0.1:5000\""));
+        let private = registry_hosts("10.10.0.1:5001", Some(Path::new("/ca.crt")));
+        assert!(private.contains("[host.\"https://10.10.0.1:5001\"]"), "{private}");
+        assert!(private.ends_with("ca = \"/ca.crt\"\n"), "{private}");
     }
 }

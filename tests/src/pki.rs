@@ -50,6 +50,11 @@ impl Pki {
         self.certificate("ca")
     }
 
+    /// The certificate of the authority behind `registry.crt`, which vouches for private registries and for nothing else.
+    pub fn registry_authority(&self) -> PathBuf {
+        self.certificate("registry-ca")
+    }
+
     /// The certificate of this name.
     pub fn certificate(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.crt"))
@@ -75,7 +80,7 @@ impl Pki {
     /// # Errors
     /// When a file cannot be written.
     pub fn create(&self, range: AddressRange) -> Result<()> {
-        let authority = CertifiedIssuer::self_signed(authority_params()?, KeyPair::generate()?)?;
+        let authority = CertifiedIssuer::self_signed(authority_params("test cluster")?, KeyPair::generate()?)?;
         self.write("ca.crt", &authority.pem())?;
 
         let service_accounts = KeyPair::generate()?;
@@ -93,7 +98,11 @@ impl Pki {
             let content = serde_json::to_string_pretty(&self.kubeconfig_of(client.file, range))?;
             self.write(&format!("{}.kubeconfig", client.file), &content)?;
         }
-        Ok(())
+
+        let authority = CertifiedIssuer::self_signed(authority_params("private registries")?, KeyPair::generate()?)?;
+        self.write("registry-ca.crt", &authority.pem())?;
+        let registry = Subject { file: "registry", common_name: "registry", organization: None };
+        self.issue(&authority, &registry, &[], &[node])
     }
 
     fn issue(
@@ -147,10 +156,10 @@ impl Pki {
     }
 }
 
-fn authority_params() -> Result<CertificateParams> {
+fn authority_params(name: &str) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(Vec::new())?;
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "test cluster");
+    params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
@@ -173,6 +182,8 @@ mod tests {
             assert_eq!(config["clusters"][0]["cluster"]["server"], "https://10.10.7.1:6443");
         }
         assert!(fs::read_to_string(pki.service_account_public_key()).unwrap().contains("PUBLIC KEY"));
+        let authorities = [pki.authority(), pki.registry_authority()].map(|file| fs::read_to_string(file).unwrap());
+        assert_ne!(authorities[0], authorities[1]);
     }
 
     #[test]

@@ -51,26 +51,7 @@ impl<'a> Starter<'a> {
         program: &str,
         arguments: impl IntoIterator<Item = impl Into<OsString>>,
     ) -> Result<()> {
-        let log = fs::File::create(self.state.log(part))?;
-        // containerd looks for its shim in PATH.
-        let mut path = self.binaries.folder().as_os_str().to_owned();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
-        let tool = Tool::in_network(self.state.name().as_str(), "setsid")
-            .arg(self.binaries.path(program))
-            .args(arguments.into_iter().map(Into::into))
-            .env("PATH", path)
-            .env(MARK, self.state.folder())
-            // Nothing here collects traces; the registry would complain about that.
-            .env("OTEL_TRACES_EXPORTER", "none");
-        let child = tool
-            .into_command()
-            .current_dir(self.state.folder())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .with_context(|| format!("cannot start {part}"))?;
+        let child = spawn(self.state, self.binaries, part, program, arguments)?;
         // nsenter and setsid replace themselves by the program, so this is the program's process id.
         fs::write(pid_file(self.state, part), child.id().to_string())?;
         self.children.push((part, child));
@@ -102,6 +83,39 @@ impl<'a> Starter<'a> {
         wait::until_while(what, patience, all_run, probe)
             .with_context(|| format!("for what went wrong see {}", log.display()))
     }
+}
+
+/// Starts a program of a cluster: inside its network, in a session of its own, writing into the log of this name, marked so
+/// that [`kill_all`] finds it.
+///
+/// # Errors
+/// When it could not be started.
+pub fn spawn(
+    state: &State,
+    binaries: &Binaries,
+    log: &str,
+    program: &str,
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<Child> {
+    let file = fs::File::create(state.log(log))?;
+    // containerd looks for its shim in PATH.
+    let mut path = binaries.folder().as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
+    let tool = Tool::in_network(state.name().as_str(), "setsid")
+        .arg(binaries.path(program))
+        .args(arguments.into_iter().map(Into::into))
+        .env("PATH", path)
+        .env(MARK, state.folder())
+        // Nothing here collects traces; the registry would complain about that.
+        .env("OTEL_TRACES_EXPORTER", "none");
+    tool.into_command()
+        .current_dir(state.folder())
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .with_context(|| format!("cannot start {log}"))
 }
 
 fn pid_file(state: &State, part: &str) -> PathBuf {

@@ -1,4 +1,5 @@
-//! The cluster's image registry: plain HTTP on the node's address, for the node's containerd and for whoever pushes.
+//! The cluster's image registry, plain HTTP on the node's address, for the node's containerd and for whoever pushes; and how any
+//! registry in the cluster is reached.
 
 use crate::command::Tool;
 use crate::network::AddressRange;
@@ -7,7 +8,7 @@ use crate::state::State;
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Starts the registry.
 ///
@@ -35,24 +36,73 @@ pub fn probe(namespace: &str, range: AddressRange) -> Result<()> {
     Tool::in_network(namespace, "bash").args(["-c", &script]).run().map(drop)
 }
 
-/// Copies an image into the registry. `source` is an image as skopeo names it, e.g. `oci-archive:/tmp/image.tar`; `name`
-/// is `NAME:TAG`. Returns the image's whole name, as it stands in a pod.
-///
-/// # Errors
-/// When the name is not `NAME:TAG`, or skopeo fails.
-pub fn push(namespace: &str, range: AddressRange, source: &str, name: &str) -> Result<String> {
-    let Some((path, tag)) = name.rsplit_once(':') else {
-        bail!("`{name}` has no tag: give NAME:TAG, e.g. ledger:1");
-    };
-    if path.is_empty() || tag.is_empty() || tag.contains('/') {
-        bail!("`{name}` is not NAME:TAG, e.g. ledger:1");
+/// A registry, as a client finds it.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    network: String,
+    address: String,
+    access: Access,
+}
+
+#[derive(Debug, Clone)]
+enum Access {
+    PlainHttp,
+    /// TLS, with the authority's certificate in this folder, and `USER:PASSWORD`.
+    Private {
+        authority: PathBuf,
+        credentials: String,
+    },
+}
+
+impl Registry {
+    /// A cluster's own registry.
+    pub fn of_cluster(network: &str, range: AddressRange) -> Self {
+        Self { network: network.to_owned(), address: range.registry(), access: Access::PlainHttp }
     }
-    let image = format!("{}/{name}", range.registry());
-    Tool::in_network(namespace, "skopeo")
-        .args(["--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", source, &format!("docker://{image}")])
-        .run()
-        .with_context(|| format!("cannot push {source} as {image}"))?;
-    Ok(image)
+
+    /// A registry behind TLS and basic authentication. `authority` is a folder with the certificate of its authority in a file
+    /// `NAME.crt`.
+    pub fn private(network: &str, address: &str, authority: &Path, user: &str, password: &str) -> Self {
+        let access = Access::Private { authority: authority.to_owned(), credentials: format!("{user}:{password}") };
+        Self { network: network.to_owned(), address: address.to_owned(), access }
+    }
+
+    /// Host and port, as they stand in an image's name.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// skopeo inside the network, with the options that this registry takes; `side` is the beginning of their names: `src-`,
+    /// `dest-` or nothing.
+    pub fn skopeo(&self, command: &str, side: &str) -> Tool {
+        let tool = Tool::in_network(&self.network, "skopeo").args(["--insecure-policy", command]);
+        match &self.access {
+            Access::PlainHttp => tool.arg(format!("--{side}tls-verify=false")),
+            Access::Private { authority, credentials } => tool
+                .arg(format!("--{side}cert-dir={}", authority.display()))
+                .arg(format!("--{side}creds={credentials}")),
+        }
+    }
+
+    /// Copies an image into the registry. `source` is an image as skopeo names it, e.g. `oci-archive:/tmp/image.tar`; `name`
+    /// is `NAME:TAG`. Returns the image's whole name, as it stands in a pod.
+    ///
+    /// # Errors
+    /// When the name is not `NAME:TAG`, or skopeo fails.
+    pub fn push(&self, source: &str, name: &str) -> Result<String> {
+        let Some((path, tag)) = name.rsplit_once(':') else {
+            bail!("`{name}` has no tag: give NAME:TAG, e.g. ledger:1");
+        };
+        if path.is_empty() || tag.is_empty() || tag.contains('/') {
+            bail!("`{name}` is not NAME:TAG, e.g. ledger:1");
+        }
+        let image = format!("{}/{name}", self.address);
+        self.skopeo("copy", "dest-")
+            .args(["--quiet", source, &format!("docker://{image}")])
+            .run()
+            .with_context(|| format!("cannot push {source} as {image}"))?;
+        Ok(image)
+    }
 }
 
 /// How skopeo names the image in a file or folder: an OCI layout, an archive of one, or what `docker save` writes.
@@ -104,7 +154,8 @@ mod tests {
     #[test]
     fn a_name_without_a_tag_is_refused() {
         for name in ["ledger", "host:5000/ledger", ":1", "ledger:"] {
-            let error = push("none", AddressRange::new(0), "oci:/none", name).unwrap_err().to_string();
+            let registry = Registry::of_cluster("none", AddressRange::new(0));
+            let error = registry.push("oci:/none", name).unwrap_err().to_string();
             assert!(error.contains("NAME:TAG"), "{error}");
         }
     }

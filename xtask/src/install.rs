@@ -22,7 +22,7 @@ pub(crate) fn run(name: &Name) -> Result<()> {
 
 /// Applies `deploy/` with these images and waits until reviews are answered.
 pub(crate) fn install(cluster: &Cluster, references: &References) -> Result<()> {
-    let overlay = overlay::write(cluster, "deploy", references)?;
+    let overlay = overlay::write_deploy(cluster, references)?;
     cluster.kubectl(&["apply", "-k"]).arg(&overlay).show(io::stderr())?;
     let webhook = "deployment/leader-webhook";
     if let Err(error) = cluster.kubectl(&["rollout", "status", webhook, NAMESPACE, TIMEOUT]).show(io::stderr()) {
