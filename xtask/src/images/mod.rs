@@ -29,9 +29,14 @@ struct Recipe {
 
 const COMMON_SOURCES: [&str; 3] = ["Cargo.toml", "Cargo.lock", ".dockerignore"];
 
-const RECIPES: [Recipe; 3] = [
+const RECIPES: [Recipe; 4] = [
     // First: it is the smallest that needs all the tools, so that what is missing shows soon.
     Recipe { name: "leader-ledger", dockerfile: "deploy/examples/Dockerfile", sources: &["tests/ledger"] },
+    Recipe {
+        name: "leader-specimen",
+        dockerfile: "tests/specimen/Dockerfile",
+        sources: &["tests/ledger", "tests/specimen"],
+    },
     Recipe { name: "leader-agent", dockerfile: "Dockerfile.agent", sources: &["agent"] },
     Recipe { name: "leader-webhook", dockerfile: "Dockerfile.webhook", sources: &["agent", "certs", "webhook"] },
 ];
