@@ -266,7 +266,7 @@ impl Run {
     fn stop(&mut self, reason: StopReason) {
         if reason != StopReason::Shutdown {
             warn!(%reason, "stopping the application");
-            self.signal_app(stop_signal::TERM);
+            self.signal_app(self.settings.stop_signal.number());
         }
     }
 
@@ -292,7 +292,7 @@ impl Run {
             Err(error) => self.guard.die(&format!("cannot receive signals: {error}")),
         };
         self.signal_app(signal);
-        if [stop_signal::TERM, stop_signal::INT, stop_signal::QUIT].contains(&signal) {
+        if self.settings.stop_signal.is_meant_by(signal) {
             info!(signal, "asked to end");
             self.elector.handle(Event::Shutdown, Now::read());
         }
@@ -357,13 +357,4 @@ fn open_term_file(folder: &Path) -> Option<TermFile> {
             |error| warn!(%error, "no thread for the term file: a restart of this container waits the whole lease"),
         )
         .ok()
-}
-
-/// The numbers of the signals that always mean stop.
-mod stop_signal {
-    use rustix::process::Signal;
-
-    pub(super) const TERM: i32 = Signal::TERM.as_raw();
-    pub(super) const INT: i32 = Signal::INT.as_raw();
-    pub(super) const QUIT: i32 = Signal::QUIT.as_raw();
 }

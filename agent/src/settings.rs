@@ -1,13 +1,15 @@
 //! The flags of `leader-agent`, and what they mean together with the environment that injection sets.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
 use crate::{
     id::{IdError, LeaderId},
-    injected::Injected,
+    injected::{Injected, InjectedError},
     names,
+    probes::spec::{Hooks, Probes},
+    stop_signal::StopSignal,
     timing::{Timing, TimingError, parse_duration},
 };
 
@@ -68,6 +70,9 @@ pub struct RunArguments {
     /// The wrapped container's name
     #[arg(long, env = names::env::CONTAINER, hide = true)]
     container: Option<String>,
+    /// The pod's address
+    #[arg(long, env = names::env::POD_IP, hide = true)]
+    pod_ip: Option<String>,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -92,7 +97,22 @@ pub struct RunSettings {
     pub credentials_dir: Option<PathBuf>,
     /// The command and its arguments.
     pub command: Vec<OsString>,
+    /// The signal that asks the app to stop.
+    pub stop_signal: StopSignal,
+    /// The port on which the kubelet's probes are answered.
+    pub port: Option<u16>,
+    /// The app's probes.
+    pub probes: Probes,
+    /// The app's hooks.
+    pub hooks: Hooks,
+    /// How long the kubelet lets the pod take to stop.
+    pub termination_grace: Duration,
+    /// The pod's address, to which probes connect.
+    pub pod_ip: Option<String>,
 }
+
+/// `terminationGracePeriodSeconds` where nothing is stated (`DefaultTerminationGracePeriodSeconds` in the API).
+const DEFAULT_TERMINATION_GRACE: u32 = 30;
 
 /// What is wrong with the flags, or with what stands for them.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +131,7 @@ pub enum SettingsError {
     Timing(#[from] TimingError),
     /// The record cannot be read.
     #[error("the injection's record in {name} cannot be read: {0}. Was the pod's annotation {key} edited?", name = names::env::RECORD, key = names::INJECTED)]
-    Record(#[from] serde_json::Error),
+    Record(#[from] InjectedError),
     /// The identity is empty.
     #[error(
         "the identity is empty: leave --identity and {} unset, or give a name unique to this process",
@@ -139,13 +159,16 @@ impl RunArguments {
         let grace = self.stop_grace.or_else(|| injected.as_ref()?.stop_grace.clone());
         let lease = lease.as_deref().map(parse_duration).transpose()?.unwrap_or(Timing::default().lease());
         let timing = Timing::new(lease, grace.as_deref().map(parse_duration).transpose()?, starved)?;
-        let container = self.container.or_else(|| Some(injected?.container));
+        let container = self.container.or_else(|| Some(injected.as_ref()?.container.clone()));
         let (identity, reclaims) = match (self.identity, self.pod_name, self.pod_uid, container) {
             (Some(identity), ..) if identity.is_empty() => return Err(SettingsError::Identity),
             (Some(identity), ..) => (identity, false),
             (None, Some(pod), Some(uid), Some(container)) => (format!("{pod}_{uid}_{container}"), true),
             _ => (outside(), false),
         };
+        let termination_grace = injected.as_ref().and_then(|injected| injected.termination_grace);
+        let (stop_signal, port, probes, hooks) =
+            injected.map(|record| (record.stop_signal, record.port, record.probes, record.hooks)).unwrap_or_default();
         Ok(RunSettings {
             id,
             namespace,
@@ -155,6 +178,12 @@ impl RunArguments {
             reclaims,
             credentials_dir: self.credentials_dir,
             command: self.command,
+            stop_signal: stop_signal.unwrap_or_default(),
+            port,
+            probes: probes.unwrap_or_default(),
+            hooks: hooks.unwrap_or_default(),
+            termination_grace: Duration::from_secs(termination_grace.unwrap_or(DEFAULT_TERMINATION_GRACE).into()),
+            pod_ip: self.pod_ip.filter(|address| !address.is_empty()),
         })
     }
 }
@@ -170,8 +199,6 @@ pub fn outside_identity() -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn resolve(arguments: &[&str]) -> Result<RunSettings, SettingsError> {
