@@ -89,7 +89,8 @@ mod tests {
                 record["probes"]["readiness"]["httpGet"][key] = value;
             }
         };
-        let wrong: [(&str, Box<dyn FnOnce(&mut Value)>); 8] = [
+        type Change = Box<dyn FnOnce(&mut Value)>;
+        let wrong: [(&str, Change); 8] = [
             ("stopSignal: `SIGNOTHING` is not a signal", Box::new(|record| record["stopSignal"] = json!("SIGNOTHING"))),
             ("port: invalid value: integer `70000`", Box::new(|record| record["port"] = json!(70_000))),
             ("probes.readiness.httpGet.port: invalid type", Box::new(http("port", json!("web")))),

@@ -74,6 +74,7 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         identity: settings.identity.clone(),
         timing,
         seed: fastrand::u64(..),
+        preparation: Duration::ZERO,
         reclaim: reclaim_dir.and_then(term_file::read),
     });
     info!(lease = %format!("{namespace}/{}", settings.id), identity = settings.identity, lease_duration = ?timing.lease(), margin = ?timing.margin(), "standing by");
@@ -154,6 +155,8 @@ impl Run {
                     }
                 }
                 Action::Start { token } => self.start(token),
+                // Nothing is prepared yet: the elector is told of no time for it.
+                Action::Prepare(_) => self.elector.handle(Event::Prepared, Now::read()),
                 Action::Stop(reason) => self.stop(reason),
                 Action::Kill => {
                     self.killing = self.app.is_some();

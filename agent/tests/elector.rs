@@ -22,6 +22,7 @@ fn elector() -> Elector {
         identity: "me".to_owned(),
         timing: Timing::default(),
         seed: 1,
+        preparation: Duration::ZERO,
         reclaim: None,
     })
 }

@@ -23,6 +23,8 @@ pub struct Settings {
     pub timing: Timing,
     /// Where the jitter of retries comes from, so that a run can be repeated.
     pub seed: u64,
+    /// How long the caller may take to prepare the app for a stop that is not urgent: [`Action::Prepare`]. Zero: it is not asked to.
+    pub preparation: Duration,
     /// The term that a former process of this container held, where it is proved that all its processes are gone.
     pub reclaim: Option<Term>,
 }
@@ -78,6 +80,10 @@ pub enum Event {
     },
     /// The app's first process ended by itself, or could not be started; the rest of its tree may live.
     AppExited,
+    /// The app runs and will not become what it should be: its postStart hook or its startup probe has failed for good.
+    AppFailed,
+    /// What [`Action::Prepare`] asked for is done.
+    Prepared,
     /// `wait()` answered ECHILD: no process of the app is left.
     AppGone,
     /// The kubelet, or a person, wants this process to end. The caller has passed the signal on to the app.
@@ -97,6 +103,9 @@ pub enum StopReason {
     /// The app's first process ended.
     #[error("the application ended")]
     AppExited,
+    /// The app did not start as it should; a pod where it might shall lead.
+    #[error("the application failed to start")]
+    AppFailed,
     /// No renewal succeeded for so long that the app must stop now to be dead in time.
     #[error("the lease is running out: no renewal succeeded in time")]
     RunningOut,
@@ -109,6 +118,13 @@ pub enum StopReason {
     /// Two clocks of this machine disagree by more than the margin allows.
     #[error("this machine's clocks disagree by more than 5%")]
     ClockSkew,
+}
+
+impl StopReason {
+    /// Whether the app may be prepared for this stop: the lease is not in danger, and nobody has asked the app itself to stop.
+    pub(super) fn lets_prepare(self) -> bool {
+        matches!(self, Self::Hold | Self::AppFailed)
+    }
 }
 
 /// Why everything must die at once.
@@ -144,6 +160,9 @@ pub enum Action {
         /// The fencing token.
         token: u64,
     },
+    /// Prepare the app, which still runs, for a stop: its preStop hook. An [`Event::Prepared`] follows, or an [`Action::Stop`]
+    /// because there is no more time.
+    Prepare(StopReason),
     /// Ask the app to stop. For [`StopReason::Shutdown`] it has been asked already.
     Stop(StopReason),
     /// Kill the app's whole tree, again and again until it is gone.

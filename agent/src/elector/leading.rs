@@ -40,7 +40,9 @@ pub(super) struct Leading {
 struct Stop {
     reason: StopReason,
     began: Duration,
-    /// When KILL follows, or followed; `None` while the kubelet's own grace period counts.
+    /// Until when the app may be prepared; `None` once it was asked to stop.
+    prepare_until: Option<Duration>,
+    /// When KILL follows, or followed; `None` while the app is prepared, or the kubelet's own grace period counts.
     kill_at: Option<Duration>,
     killed: bool,
 }
@@ -81,9 +83,17 @@ impl Leading {
     /// moves by one lease at most, or an app that ignores its stop signal would be kept alive by the renewals.
     fn allow_more_time(&mut self, margin: Duration, lease: Duration) {
         let latest = self.deadline(margin).saturating_sub(GONE_AFTER_KILL);
-        if let Some(Stop { reason: StopReason::RunningOut, began, kill_at: Some(at), killed: false }) = &mut self.stop {
+        if let Some(Stop { reason: StopReason::RunningOut, began, kill_at: Some(at), killed: false, .. }) =
+            &mut self.stop
+        {
             *at = (*at).max(latest.min(*began + lease));
         }
+    }
+
+    /// The app is asked to stop from now on.
+    fn ask_to_stop(&mut self, reason: StopReason, now: Now) {
+        let kill_at = (reason != StopReason::Shutdown).then(|| now.boot + self.grace);
+        self.stop = Some(Stop { reason, began: now.boot, prepare_until: None, kill_at, killed: false });
     }
 
     /// The caller is told of `deadline` by whoever calls this.
@@ -102,8 +112,10 @@ impl Leading {
 
     pub(super) fn next_timeout(&self, margin: Duration) -> Duration {
         let deadline = self.deadline(margin);
+        let latest_stop = deadline.saturating_sub(self.grace);
         match &self.stop {
-            None => deadline.saturating_sub(self.grace),
+            None => latest_stop,
+            Some(Stop { prepare_until: Some(until), .. }) => latest_stop.min(*until),
             Some(Stop { kill_at: Some(at), killed: true, .. }) => deadline.min(*at + GONE_AFTER_KILL),
             Some(Stop { kill_at: Some(at), .. }) => deadline.min(*at),
             Some(Stop { kill_at: None, .. }) => deadline,
@@ -196,11 +208,14 @@ impl Elector {
             self.actions.push_back(Action::Arm(deadline));
             leading.armed = Some(deadline);
         }
-        if leading.stop.is_none() {
+        let prepare_until = leading.stop.as_ref().map(|stop| stop.prepare_until);
+        if prepare_until != Some(None) {
             if now.boot >= deadline.saturating_sub(leading.grace) {
                 self.begin_stop(StopReason::RunningOut, now);
             } else if !self.settings.timing.has_room(margin) {
                 self.begin_stop(StopReason::NoRoom, now);
+            } else if prepare_until.flatten().is_some_and(|until| now.boot >= until) {
+                self.prepared(now);
             }
         }
         let Phase::Leading(leading) = &mut self.phase else { return };
@@ -247,14 +262,39 @@ impl Elector {
         self.write(body, Some(Held { term, renew_time: stamp }), base, now);
     }
 
+    /// Begins to stop the app, or to prepare it for that. A reason that lets nobody wait cuts the preparation for another short.
     pub(super) fn begin_stop(&mut self, reason: StopReason, now: Now) {
+        let preparation = self.settings.preparation;
+        let prepares = reason.lets_prepare() && !preparation.is_zero();
         let Phase::Leading(leading) = &mut self.phase else { return };
-        if leading.stop.is_some() {
-            return;
+        match &leading.stop {
+            Some(stop) if stop.prepare_until.is_none() || reason.lets_prepare() => return,
+            _ => {}
         }
-        let kill_at = (reason != StopReason::Shutdown).then(|| now.boot + leading.grace);
-        leading.stop = Some(Stop { reason, began: now.boot, kill_at, killed: false });
+        if prepares {
+            let prepare_until = Some(now.boot + preparation);
+            leading.stop = Some(Stop { reason, began: now.boot, prepare_until, kill_at: None, killed: false });
+            self.actions.push_back(Action::Prepare(reason));
+        } else {
+            leading.ask_to_stop(reason, now);
+            self.actions.push_back(Action::Stop(reason));
+        }
+    }
+
+    /// The app is prepared for its stop, or there is no more time for that.
+    pub(super) fn prepared(&mut self, now: Now) {
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        let Some(Stop { reason, prepare_until: Some(_), .. }) = leading.stop else { return };
+        leading.ask_to_stop(reason, now);
         self.actions.push_back(Action::Stop(reason));
+    }
+
+    /// The app runs, and leadership is no use to it: others may have better luck.
+    pub(super) fn app_failed(&mut self, now: Now) {
+        if matches!(self.phase, Phase::Leading(_)) {
+            self.closing = true;
+            self.begin_stop(StopReason::AppFailed, now);
+        }
     }
 
     pub(super) fn app_exited(&mut self, now: Now) {
@@ -262,9 +302,11 @@ impl Elector {
         let stop = leading.stop.get_or_insert(Stop {
             reason: StopReason::AppExited,
             began: now.boot,
+            prepare_until: None,
             kill_at: None,
             killed: false,
         });
+        stop.prepare_until = None;
         if stop.reason == StopReason::AppExited {
             self.closing = true;
         }

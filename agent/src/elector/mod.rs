@@ -93,6 +93,11 @@ impl Elector {
         }
     }
 
+    /// Whether this candidate has seen the Lease, however long ago.
+    pub fn has_seen_lease(&self) -> bool {
+        self.sighting.is_some()
+    }
+
     /// The holder last seen.
     pub fn holder(&self) -> Option<&str> {
         self.sighting.as_ref()?.record()?.holder.as_deref()
@@ -130,6 +135,8 @@ impl Elector {
             Event::ReadEnded { answered } => self.read_ended(answered, now),
             Event::Replied { attempt, reply } => self.replied(attempt, reply, now),
             Event::AppExited => self.app_exited(now),
+            Event::AppFailed => self.app_failed(now),
+            Event::Prepared => self.prepared(now),
             Event::AppGone => self.app_gone(now),
             Event::Shutdown => self.shutdown(now),
             Event::Late(late) => self.lateness.add(now.boot, late),

@@ -86,6 +86,7 @@ impl World {
             }
             Action::Arm(deadline) => self.arm(n, deadline),
             Action::Start { token } => self.start_app(n, token),
+            Action::Prepare(reason) => self.prepare_app(n, reason),
             Action::Stop(reason) => self.stop_app(n, reason),
             Action::Kill => {
                 self.tell(n, || "kills its app".into());
@@ -183,11 +184,37 @@ impl World {
         self.numbers += 1;
         self.last_start = self.now;
         let number = self.numbers;
-        self.machines[n].app = Some(App { number, asked_to_stop: false, first_process: true });
+        self.machines[n].app = Some(App { number, prepared: false, asked_to_stop: false, first_process: true });
+    }
+
+    fn prepare_app(&mut self, n: usize, reason: StopReason) {
+        self.tell(n, || format!("prepares its app for a stop: {reason}"));
+        let temper = self.machines[n].temper.clone();
+        let Some(app) = &mut self.machines[n].app else { return };
+        if std::mem::replace(&mut app.prepared, true) || app.asked_to_stop || temper.preparation.is_zero() {
+            return self
+                .fail(n, "prepared an app twice, or one that is already stopping, or without time for it".into());
+        }
+        let number = app.number;
+        if let Some(after) = temper.prepared_in {
+            self.schedule(after, n, What::Prepared(number));
+        }
+    }
+
+    /// The preparation of the app is done.
+    pub(crate) fn prepared(&mut self, n: usize, number: u64) {
+        if self.machines[n].app.as_ref().is_some_and(|app| app.number == number) {
+            self.feed(n, Event::Prepared);
+        }
     }
 
     fn stop_app(&mut self, n: usize, reason: StopReason) {
         self.tell(n, || format!("stops its app: {reason}"));
+        let machine = &self.machines[n];
+        let prepared = machine.temper.preparation.is_zero() || machine.app.as_ref().is_some_and(|app| app.prepared);
+        if matches!(reason, StopReason::Hold | StopReason::AppFailed) && !prepared {
+            self.fail(n, "stopped an app without preparing it, although there was time".into());
+        }
         let clocks = &self.machines[n].clocks;
         if reason == StopReason::ClockSkew && clocks.boot_rate.abs_diff(clocks.raw_rate) < 40_000 {
             self.fail(n, "saw a clock skew that is none".into());

@@ -86,6 +86,9 @@ pub(crate) enum Fault {
     AppExit {
         who: Who,
     },
+    AppFails {
+        who: Who,
+    },
     WallJump {
         who: Who,
         seconds: i64,
@@ -209,6 +212,8 @@ fn temper(rng: &mut Rng, lease: Duration) -> Temper {
         },
         leaves_orphans: rng.u8(..4) == 0,
         killed_in: Duration::from_millis(if rng.u8(..8) == 0 { rng.u64(900..1250) } else { rng.u64(..300) }),
+        preparation: if rng.bool() { Duration::ZERO } else { part(rng, lease / 2) },
+        prepared_in: if rng.u8(..4) == 0 { None } else { Some(part(rng, lease / 3)) },
     }
 }
 
@@ -217,7 +222,7 @@ fn fault(rng: &mut Rng, lease: Duration, mixed: bool) -> Fault {
     let lasts = if rng.bool() { part(rng, lease / 2) } else { part(rng, lease * 2) };
     let comeback = *pick(rng, &[Comeback::SameDisk, Comeback::SameDisk, Comeback::LostDisk, Comeback::NewPod]);
     let back_after = Duration::from_millis(if rng.bool() { rng.u64(..300) } else { rng.u64(..5000) });
-    match rng.u8(..26) {
+    match rng.u8(..27) {
         0..3 => {
             let (requests, replies) = *pick(rng, &[(true, true), (true, false), (false, true), (false, true)]);
             Fault::Cut { who, requests, replies, lasts }
@@ -235,7 +240,8 @@ fn fault(rng: &mut Rng, lease: Duration, mixed: bool) -> Fault {
         22 => Fault::Shutdown { who, patience: if rng.bool() { lease * 4 } else { part(rng, lease) }, comeback },
         23 => Fault::AppExit { who },
         24 => Fault::WallJump { who, seconds: rng.i64(-90_000..90_000) },
-        25 => Fault::Late { who, by: part(rng, lease / 4) },
+        25 => Fault::AppFails { who },
+        26 => Fault::Late { who, by: part(rng, lease / 4) },
         _ => Fault::Edit(Edit::Label),
     }
 }

@@ -66,12 +66,17 @@ pub(crate) struct Temper {
     pub leaves_orphans: bool,
     /// From KILL to the last process gone.
     pub killed_in: Duration,
+    /// How long the elector lets it be prepared for a stop; zero: not at all.
+    pub preparation: Duration,
+    /// How long that takes; `None` never ends.
+    pub prepared_in: Option<Duration>,
 }
 
 /// An app with at least one process alive.
 #[derive(Debug)]
 pub(crate) struct App {
     pub number: u64,
+    pub prepared: bool,
     pub asked_to_stop: bool,
     pub first_process: bool,
 }

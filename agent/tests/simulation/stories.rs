@@ -50,8 +50,13 @@ impl Story {
     }
 
     fn with(initial: Initial, change: impl FnOnce(&mut Plan)) -> Self {
-        let temper =
-            Temper { stops_in: Some(seconds(0.5)), leaves_orphans: false, killed_in: Duration::from_millis(50) };
+        let temper = Temper {
+            stops_in: Some(seconds(0.5)),
+            leaves_orphans: false,
+            killed_in: Duration::from_millis(50),
+            preparation: Duration::ZERO,
+            prepared_in: None,
+        };
         let mut plan = Plan {
             timings: vec![Timing::default(); 3],
             clocks: vec![Clocks::exact(); 3],
@@ -450,6 +455,69 @@ fn a_hold_seen_together_with_the_acquisition_comes_before_the_start() {
     story.apply(Fault::Edit(Edit::Hold(true)));
     story.until(10.0);
     assert_eq!((story.starts, story.holder()), (0, ""));
+}
+
+#[test]
+fn an_app_that_fails_to_start_gives_leadership_away() {
+    let mut story = Story::led_by_ann();
+    story.machines[ANN].back_after = seconds(10.0);
+    story.apply(Fault::AppFails { who: LEADER });
+    assert_within(story.next_start(), 0.5, 0.51);
+    assert_ne!(story.alive(), [ANN]);
+    assert_eq!(story.machines[ANN].life, 2, "its process has ended");
+}
+
+#[test]
+fn an_app_that_fails_to_start_and_to_stop_is_killed_while_the_lease_is_renewed() {
+    let mut story = Story::with(Initial::Released, |plan| plan.tempers[ANN].stops_in = None);
+    story.until(7.0);
+    story.machines[ANN].back_after = seconds(60.0);
+    story.apply(Fault::AppFails { who: LEADER });
+    // The stop grace and the end of what was killed; longer than the lease allows without a renewal it may take, too.
+    assert_within(story.next_start(), 4.05, 4.1);
+    assert_ne!(story.alive(), [ANN]);
+}
+
+/// A world in which Ann leads an app that wants to be prepared for its stop.
+fn prepared_within(most: f64, takes: Option<f64>) -> Story {
+    let mut story = Story::with(Initial::Released, |plan| {
+        plan.tempers[ANN].preparation = seconds(most);
+        plan.tempers[ANN].prepared_in = takes.map(seconds);
+    });
+    story.until(7.0);
+    story
+}
+
+#[test]
+fn an_app_is_prepared_for_a_hand_over_for_as_long_as_it_takes_or_may_take() {
+    // Longer than the lease, which is renewed all the while.
+    for (most, takes, gone) in [(30.0, Some(20.0), 20.5), (30.0, Some(0.0), 0.5), (20.0, None, 20.5)] {
+        let mut story = prepared_within(most, takes);
+        story.apply(Fault::Edit(Edit::Hold(true)));
+        assert_within(story.all_gone(), gone, gone + 0.01);
+        assert_eq!(story.machines[ANN].life, 1);
+    }
+}
+
+#[test]
+fn a_preparation_ends_when_the_lease_runs_out() {
+    let mut story = prepared_within(60.0, None);
+    story.apply(Fault::Edit(Edit::Hold(true)));
+    story.until(7.5);
+    story.cut(true, 60.0);
+    // The last renewal was sent at 6 s: the stop signal comes 9.5 s later, and half a second is the app's.
+    assert_within(story.all_gone(), 8.4, 8.6);
+}
+
+#[test]
+fn a_shutdown_ends_a_preparation_and_the_app_is_not_asked_twice() {
+    let mut story = prepared_within(60.0, None);
+    story.apply(Fault::Edit(Edit::Hold(true)));
+    story.until(8.0);
+    story.apply(Fault::Shutdown { who: LEADER, patience: seconds(60.0), comeback: Comeback::NewPod });
+    assert_within(story.all_gone(), 0.5, 0.51);
+    story.until(8.6);
+    assert_eq!(story.machines[ANN].life, 2, "its process has ended");
 }
 
 #[test]

@@ -101,6 +101,18 @@ impl World {
                     self.app_exits(n, number);
                 }
             }
+            Fault::AppFails { who } => {
+                let n = self.find(who);
+                if self.machines[n].app.is_none() {
+                    return;
+                }
+                self.tell(n, || "its app has failed to start".into());
+                if let Some(process) = self.machines[n].acting() {
+                    process.asked_to_end.get_or_insert(now);
+                }
+                self.schedule(Duration::from_secs(3), n, What::CheckEnd);
+                self.feed(n, Event::AppFailed);
+            }
             Fault::WallJump { who, seconds } => {
                 let n = self.find(who);
                 self.machines[n].clocks.wall_offset += seconds;

@@ -41,6 +41,7 @@ pub(crate) enum What {
     CheckEnd,
     AppExits(u64),
     AppGone(u64),
+    Prepared(u64),
     WriteArrives(u64, Value),
     WriteAnswered(u64, Reply),
     WriteTimeout(u64),
@@ -200,6 +201,7 @@ impl World {
             What::CheckEnd => self.check_end(n),
             What::AppExits(app) => self.app_exits(n, app),
             What::AppGone(app) => self.app_gone(n, app),
+            What::Prepared(app) => self.prepared(n, app),
             What::WriteAnswered(attempt, reply) => self.write_ended(n, attempt, reply),
             What::WriteTimeout(attempt) => self.write_ended(n, attempt, Reply::Unknown),
             What::ReadAnswered(read, sent, view) => self.read_ended(n, read, sent, view),
@@ -247,6 +249,7 @@ impl World {
             identity: identity(n, machine.pod),
             timing: machine.timing,
             seed: random,
+            preparation: machine.temper.preparation,
             reclaim: machine.disk.clone(),
         };
         machine.process = Some(Process {
