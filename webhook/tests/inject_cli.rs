@@ -1,7 +1,10 @@
 //! `kubectl leader` as a person runs it.
 
 use std::{
+    fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
@@ -47,14 +50,17 @@ data:
 ";
 
 fn leader(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-leader"))
-        .args(arguments)
-        .env_remove("LEADER_AGENT_IMAGE")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    finished(command(arguments), input)
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-leader"));
+    command.args(arguments).env_remove("LEADER_AGENT_IMAGE");
+    command
+}
+
+fn finished(mut command: Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It may end before it has read everything, when its arguments are wrong.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
@@ -291,4 +297,148 @@ fn the_agents_image_is_this_versions_or_the_one_asked_for() {
     assert!(printed(&["inject", "-f", "-"], FILE).contains(&of_version));
     let arguments = ["inject", "-f", "-", "--agent-image", "mirror.example/agent:1"];
     assert!(printed(&arguments, FILE).contains("image: mirror.example/agent:1\n"));
+}
+
+/// An empty folder of this test.
+fn folder(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("inject_cli").join(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir_all(&path).unwrap();
+    path
+}
+
+#[test]
+fn a_folder_is_read_as_kubectl_reads_it() {
+    let path = folder("folder");
+    fs::create_dir(path.join("inner.yaml")).unwrap();
+    for (name, content) in [
+        ("c.yml", "---\nkind: Service\n"),
+        ("a.json", r#"{"kind": "ConfigMap"}"#),
+        ("b.yaml", FILE),
+        ("README.md", "[not yaml"),
+        ("inner.yaml/d.yaml", "kind: Secret\n"),
+        ("e.yaml", "%YAML 1.2\n---\nkind: Role\n"),
+    ] {
+        fs::write(path.join(name), content).unwrap();
+    }
+    let output = leader(&["inject", "-f", path.to_str().unwrap()], "");
+    let file = printed(&["inject", "-f", "-"], FILE);
+    let expected =
+        format!("{}\n---\n{file}---\nkind: Service\n...\n%YAML 1.2\n---\nkind: Role\n", r#"{"kind": "ConfigMap"}"#);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), expected.as_str()), "{}", stderr(&output));
+    // What was joined is as many documents, and a message names the file that it is about.
+    let diff = leader(&["inject", "-f", path.to_str().unwrap(), "-o", "diff"], "");
+    assert!(stdout(&diff).starts_with(&format!("--- {}/b.yaml (Deployment", path.display())), "{}", stdout(&diff));
+    assert_eq!(printed(&["inject", "-f", "-"], &expected), expected);
+    fs::write(path.join("d.yaml"), "a: 1\nb: [\n").unwrap();
+    let error = failed(&["inject", "-f", path.to_str().unwrap()], "");
+    assert!(error.starts_with(&format!("error: {}/d.yaml:", path.display())), "{error}");
+
+    let empty = folder("empty");
+    let error = failed(&["inject", "-f", empty.to_str().unwrap()], "");
+    let text = "the folder has no file that ends in .json, .yaml, .yml";
+    assert_eq!(error, format!("error: {}: {text}\n", empty.display()));
+}
+
+#[test]
+fn options_are_about_the_only_workload_of_a_folder() {
+    let path = folder("options");
+    fs::write(path.join("service.yaml"), "kind: Service\n").unwrap();
+    fs::write(path.join("app.yaml"), plain()).unwrap();
+    let path = path.to_str().unwrap();
+    assert!(printed(&["inject", "-f", path, "--id", "billing"], "").contains("name: leader-agent"));
+    let error = failed(&["inject", "-f", path, "--id", "billing", "-k", path], "");
+    assert!(error.contains("cannot be used with"), "{error}");
+    assert!(failed(&["inject"], "").contains("required"));
+}
+
+/// A folder with a program of this name, to be looked up in.
+fn program(name: &str, script: &str) -> PathBuf {
+    let path = folder(&format!("path-{name}-{}", script.len()));
+    fs::write(path.join(name), format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_kustomization_is_built_by_kubectl_or_kustomize() {
+    let source = folder("kustomization");
+    fs::write(source.join("built"), FILE).unwrap();
+    let source = source.to_str().unwrap();
+    let arguments = ["inject", "-k", source];
+    let with = |path: &Path| {
+        let mut command = command(&arguments);
+        // The shell's builtins are all that the scripts use.
+        command.env("PATH", path);
+        finished(command, "")
+    };
+    let script = |verb: &str| {
+        format!(
+            "[ \"$1 $2 $3\" = '{verb} {source} ' ] || exit 9; while IFS= read -r line; do printf '%s\\n' \"$line\"; done < \"$2/built\""
+        )
+    };
+    let injected = printed(&["inject", "-f", "-"], FILE);
+    for path in [program("kubectl", &script("kustomize")), program("kustomize", &script("build"))] {
+        let output = with(&path);
+        assert_eq!(stdout(&output), injected, "{}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("Warning: {source}:10: Deployment")), "{}", stderr(&output));
+    }
+    let output = with(&program("kubectl", "echo 'error: no kustomization.yaml' >&2; exit 1"));
+    let message = format!("error: `kubectl kustomize {source}` failed: exit status: 1: error: no kustomization.yaml\n");
+    assert_eq!((output.status.code(), stderr(&output)), (Some(2), message.as_str()));
+    let output = with(&folder("path-empty"));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("neither kubectl nor kustomize is in PATH"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_is_injected_already_is_printed_byte_for_byte() {
+    let injected = printed(&["inject", "-f", "-"], FILE);
+    // As a person tidies it up: with comments, another order of keys, another style.
+    let tidied = injected
+        .replace("replicas: 2\n", "replicas:   2   # two\n")
+        .replace("        command:\n", "        # wrapped\n        command:\n");
+    assert_ne!(tidied, injected);
+    for text in [&injected, &tidied, &injected.replace('\n', "\r\n")] {
+        let output = leader(&["inject", "-f", "-"], text);
+        assert_eq!((output.status.code(), stdout(&output)), (Some(0), text.as_str()), "{}", stderr(&output));
+        assert_eq!(stdout(&leader(&["inject", "-f", "-", "-o", "patch"], text)), "[]\n");
+    }
+    let with_options = printed(&["inject", "-f", "-", "--id", "b", "--container", "app"], &plain());
+    assert_eq!(printed(&["inject", "-f", "-", "--id", "b", "--container", "app"], &with_options), with_options);
+}
+
+#[test]
+fn json_stays_json() {
+    let object = deployment(&printed(&["eject", "-f", "-", "-o", "json"], FILE));
+    let arguments = ["inject", "-f", "-", "--id", "billing"];
+    let expected = deployment(&format!(
+        "{{\"items\": [{}]}}",
+        printed(&[&arguments[..], &["-o", "json"]].concat(), &object.to_string())
+    ));
+
+    // As `kubectl get -o json` indents it.
+    let mut indented = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    serde::Serialize::serialize(&object, &mut serde_json::Serializer::with_formatter(&mut indented, formatter))
+        .unwrap();
+    let indented = String::from_utf8(indented).unwrap() + "\n";
+    let injected = printed(&arguments, &indented);
+    assert_eq!(serde_json::from_str::<Value>(&injected).unwrap(), expected);
+    assert!(injected.contains("\n    \"spec\": {\n        \"replicas\": 2,\n"), "{injected}");
+    assert_eq!(printed(&arguments, &injected), injected);
+    let untouched = indented.replace("  \"replicas\": 2,", "  \"replicas\" :2,");
+    assert_ne!(untouched, indented);
+    assert_eq!(printed(&["inject", "-f", "-"], &untouched), untouched);
+
+    let compact = printed(&arguments, &object.to_string());
+    assert_eq!((compact.lines().count(), serde_json::from_str::<Value>(&compact).unwrap()), (1, expected.clone()));
+    // Among documents in YAML, too, with what only JSON can say: a pair of surrogates.
+    let crab = object.to_string().replace("\"/billing\"", r#""/billing","\ud83e\udd80""#);
+    let mixed = printed(&arguments, &format!("# first\nkind: Service\n---\n{crab}\n---\nkind: Secret # last\n"));
+    assert!(mixed.starts_with("# first\nkind: Service\n---\n{\"apiVersion\":\"apps/v1\","), "{mixed}");
+    assert!(mixed.ends_with("}\n---\nkind: Secret # last\n") && mixed.contains("🦀"), "{mixed}");
+    // Braces alone make no JSON.
+    let flow = format!("{{a: 1}}\n---\n{}", plain());
+    assert!(printed(&arguments, &flow).starts_with("{a: 1}\n---\n"));
 }

@@ -1,12 +1,15 @@
-//! A file of many YAML documents, kept as text and as values, so that what is not changed stays byte for byte.
+//! Files of many documents, kept as text and as values, so that what is not changed stays byte for byte.
 
-use std::{fs, io::Read, path::Path};
+use std::{io::Read, rc::Rc};
 
 use serde_json::Value;
 
-use super::Error;
+use super::{
+    Error,
+    source::{Source, Text},
+};
 
-/// A file and its documents.
+/// What was named on the command line, and its documents.
 #[derive(Debug)]
 pub(super) struct File {
     /// Its name in messages.
@@ -17,6 +20,8 @@ pub(super) struct File {
 /// One document of a file.
 #[derive(Debug)]
 pub(super) struct Document {
+    /// The name in messages of the file that it stands in.
+    pub file: Rc<str>,
     /// The text, with the marker line before it and everything up to the next one.
     pub text: String,
     /// The line of the file that `text` begins at, from 1.
@@ -28,49 +33,47 @@ pub(super) struct Document {
 }
 
 impl File {
-    /// Reads a file; `-` is `stdin`.
-    pub(super) fn read(path: &Path, mut stdin: impl Read) -> Result<Self, Error> {
-        let name = if path == Path::new("-") { "<stdin>".to_owned() } else { path.display().to_string() };
-        let mut bytes = Vec::new();
-        let read = if path == Path::new("-") {
-            stdin.read_to_end(&mut bytes).map(drop)
-        } else {
-            fs::read(path).map(|content| bytes = content)
-        };
-        read.map_err(|source| Error::Read { file: name.clone(), source })?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
-            let (line, column) = end_of(&valid);
-            Error::Invalid { file: name.clone(), line, column, message: "this is not UTF-8 text".to_owned() }
-        })?;
-        let documents = split(&text).into_iter().map(|(line, text)| Document::parse(&name, line, text));
-        Ok(Self { documents: documents.collect::<Result<_, _>>()?, name })
+    /// Reads what the command line names.
+    pub(super) fn read(source: &Source, stdin: impl Read) -> Result<Self, Error> {
+        let mut documents = Vec::new();
+        for text in source.read(stdin)? {
+            read(text, &mut documents)?;
+        }
+        Ok(Self { name: source.name(), documents })
     }
 }
 
+/// Adds the documents of one file.
+fn read(Text { name, bytes }: Text, documents: &mut Vec<Document>) -> Result<(), Error> {
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let valid = String::from_utf8_lossy(&error.as_bytes()[..error.utf8_error().valid_up_to()]).into_owned();
+        let (line, column) = end_of(&valid);
+        Error::Invalid { file: name.clone(), line, column, message: "this is not UTF-8 text".to_owned() }
+    })?;
+    let file = Rc::from(name);
+    for (line, text) in split(&text) {
+        documents.push(Document::parse(&file, line, text)?);
+    }
+    Ok(())
+}
+
 impl Document {
-    fn parse(file: &str, line: usize, text: &str) -> Result<Self, Error> {
-        let options = serde_saphyr::options! {
-            // As kubectl reads them: 0644 is octal.
-            legacy_octal_numbers: true,
-            with_snippet: false,
+    fn parse(file: &Rc<str>, line: usize, text: &str) -> Result<Self, Error> {
+        let value = match json(text) {
+            Some(value) => value,
+            None => yaml(file, line, text)?,
         };
-        // Empty lines in front make the parser count lines as the file does.
-        let padded = "\n".repeat(line - 1) + text.trim_start_matches('\u{feff}');
-        let value: Value = serde_saphyr::from_str_with_options(&padded, options).map_err(|error| {
-            let (line, column) = error.location().map_or((line as u64, 1), |at| (at.line(), at.column()));
-            let message = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
-            // The place is said in front.
-            let message = message.replace(&format!(" at line {line}, column {column}"), "");
-            let (line, column) = tab(&padded, &message, line).unwrap_or((line, column));
-            Error::Invalid { file: file.to_owned(), line, column, message }
-        })?;
         if !value.is_object() && !value.is_null() {
             let line = (line + head(text).lines().count()) as u64;
             let message = "this is not a Kubernetes object, which has apiVersion and kind".to_owned();
-            return Err(Error::Invalid { file: file.to_owned(), line, column: 1, message });
+            return Err(Error::Invalid { file: file.to_string(), line, column: 1, message });
         }
-        Ok(Self { text: text.to_owned(), line, value, changed: None })
+        Ok(Self { file: Rc::clone(file), text: text.to_owned(), line, value, changed: None })
+    }
+
+    /// Whether it is written as JSON, which is YAML as well.
+    pub(super) fn is_json(&self) -> bool {
+        json(&self.text).is_some()
     }
 
     /// The text before the first line of content: marker, directives and comments.
@@ -95,6 +98,33 @@ impl Document {
         }
         &self.text[start..]
     }
+}
+
+/// The value of a document in JSON; `None` when it is not written so.
+///
+/// The first letter decides for kubectl as well (`GuessJSONStream` in k8s.io/apimachinery, pkg/util/yaml/decoder.go). What is no
+/// JSON after all is read as YAML, which also says where it is wrong.
+fn json(text: &str) -> Option<Value> {
+    let content = text[head(text).len()..].trim_start_matches('\u{feff}');
+    if content.starts_with('{') { serde_json::from_str(content).ok() } else { None }
+}
+
+fn yaml(file: &str, line: usize, text: &str) -> Result<Value, Error> {
+    let options = serde_saphyr::options! {
+        // As kubectl reads them: 0644 is octal.
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    };
+    // Empty lines in front make the parser count lines as the file does.
+    let padded = "\n".repeat(line - 1) + text.trim_start_matches('\u{feff}');
+    serde_saphyr::from_str_with_options(&padded, options).map_err(|error| {
+        let (line, column) = error.location().map_or((line as u64, 1), |at| (at.line(), at.column()));
+        let message = error.without_snippet().render_with_formatter(&serde_saphyr::UserMessageFormatter);
+        // The place is said in front.
+        let message = message.replace(&format!(" at line {line}, column {column}"), "");
+        let (line, column) = tab(&padded, &message, line).unwrap_or((line, column));
+        Error::Invalid { file: file.to_owned(), line, column, message }
+    })
 }
 
 /// Where the tab stands that a parser complains of: it names the place where the value before it begins.
@@ -190,7 +220,13 @@ mod tests {
 
     #[test]
     fn head_and_tail_are_what_is_not_content() {
-        let document = |text: &str| Document { text: text.to_owned(), line: 1, value: Value::Null, changed: None };
+        let document = |text: &str| Document {
+            file: "file".into(),
+            text: text.to_owned(),
+            line: 1,
+            value: Value::Null,
+            changed: None,
+        };
         let full = document("# licence\n---\n# why\na: |+\n  x\n\n# next\n\n...\n");
         assert_eq!((full.head(), full.tail()), ("# licence\n---\n# why\n", "# next\n\n...\n"));
         let bare = document("a: 1\n\n\n");

@@ -4,7 +4,7 @@ use leader_agent::names;
 use serde_json::{Map, Value};
 
 use super::{Error, Refused, documents::File};
-use crate::inject::{self, Defaults, Facts, Refusal};
+use crate::inject::{self, Decision, Defaults, Facts, ImageAnswer, Outcome, Refusal};
 
 /// Namespaces in which an installed webhook refuses what is annotated: the API server's own and, unless it was installed
 /// elsewhere, the webhook's.
@@ -37,8 +37,7 @@ pub(super) fn inject(file: &mut File, asked: &Asked<'_>, defaults: &Defaults) ->
     let mut refused = Vec::new();
     let mut elected = false;
     each_object(file, |place, object| {
-        // Only files come here: nothing is live, and what the cluster's accounts are used for is not known.
-        match inject::workload(object, None, defaults, &Facts::default()) {
+        match decide(object, defaults) {
             Ok(outcome) => {
                 elected |= outcome.election.is_some();
                 let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
@@ -65,6 +64,17 @@ pub(super) fn inject(file: &mut File, asked: &Asked<'_>, defaults: &Defaults) ->
     Ok(warnings)
 }
 
+/// The decision about an object of a file: nothing is live, and what the cluster's accounts are used for is not known.
+fn decide(object: &Value, defaults: &Defaults) -> Result<Outcome, Refusal> {
+    let mut facts = Facts::default();
+    loop {
+        match inject::workload(object, None, defaults, &facts)? {
+            Decision::Done(outcome) => return Ok(outcome),
+            Decision::NeedsImage(_) => facts.image = Some(ImageAnswer::NotAsked),
+        }
+    }
+}
+
 /// Ejects what is injected and takes our annotations off. Returns warnings.
 pub(super) fn eject(file: &mut File) -> Result<Vec<String>, Error> {
     let mut warnings = Vec::new();
@@ -76,7 +86,7 @@ pub(super) fn eject(file: &mut File) -> Result<Vec<String>, Error> {
             return;
         }
         take_annotations_off(object);
-        match inject::workload(object, None, &Defaults { agent_image: String::new() }, &Facts::default()) {
+        match decide(object, &Defaults { agent_image: String::new() }) {
             Ok(outcome) => {
                 warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{place}: {warning}")));
                 *object = outcome.object;
@@ -195,7 +205,7 @@ fn each_object(file: &mut File, mut change: impl FnMut(&str, &mut Value)) {
     for document in &mut file.documents {
         let mut value = document.changed.clone().unwrap_or_else(|| document.value.clone());
         let before = value.clone();
-        let place = format!("{}:{}", file.name, document.line + document.head().lines().count());
+        let place = format!("{}:{}", document.file, document.line + document.head().lines().count());
         let is_list = value["kind"].as_str().is_some_and(|kind| kind.ends_with("List"));
         let single = std::slice::from_mut(&mut value);
         let objects = match single {

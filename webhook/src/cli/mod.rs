@@ -5,11 +5,9 @@
 mod documents;
 mod edit;
 mod output;
+mod source;
 
-use std::{
-    io::{self, Read, Write},
-    path::PathBuf,
-};
+use std::io::{self, Read, Write};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -36,7 +34,7 @@ enum Command {
     /// Prints workloads as the webhook would store them.
     ///
     /// Every Deployment that carries the annotation leader.io/id is injected; other documents stay as they are. Comments inside a
-    /// document that is injected are lost. Looks at the file only: with `default` as the pods' service account it takes for
+    /// document that is injected are lost; a document in JSON stays in JSON. Looks at the file only: with `default` as the pods' service account it takes for
     /// granted that no binding and no annotation depends on that one.
     Inject {
         #[command(flatten)]
@@ -63,10 +61,9 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Files {
-    /// The file to read, `-` for standard input.
-    #[arg(short, long, value_name = "FILE")]
-    filename: PathBuf,
-    /// What to print: all documents, the JSON Patch of each changed workload, or a diff.
+    #[command(flatten)]
+    source: source::Source,
+    /// What to print: all documents as they were written, all as JSON, the JSON Patch of each changed workload, or a diff.
     ///
     /// With `diff` the exit code is 0 when nothing changes, 1 when something does, and above 1 on errors.
     #[arg(short, long, value_enum, default_value_t = Format::Yaml)]
@@ -91,6 +88,22 @@ pub enum Error {
         file: String,
         /// What the system says.
         source: io::Error,
+    },
+    /// The kustomization cannot be built.
+    #[error("`{command}` failed: {reason}")]
+    Build {
+        /// What was run.
+        command: String,
+        /// How it ended, and what it said.
+        reason: String,
+    },
+    /// Nothing is there that builds a kustomization.
+    #[error(
+        "{folder}: neither kubectl nor kustomize is in PATH: install one of them, or build elsewhere and give the result with -f"
+    )]
+    NoBuilder {
+        /// The kustomization.
+        folder: String,
     },
     /// The output cannot be written.
     #[error("writing the output: {0}")]
@@ -169,7 +182,7 @@ pub fn run(
     let files = match &cli.command {
         Command::Inject { files, .. } | Command::Eject { files } => files,
     };
-    let mut file = documents::File::read(&files.filename, stdin)?;
+    let mut file = documents::File::read(&files.source, stdin)?;
     let warnings = match &cli.command {
         Command::Inject { id, container, command, agent_image, .. } => {
             let asked = edit::Asked { id: id.as_deref(), container: container.as_deref(), command: command.as_deref() };

@@ -1,8 +1,12 @@
-//! Prints documents: YAML, JSON, patches, or a diff.
+//! Prints documents: as they were written, as JSON, as patches, or as a diff.
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::{
+    Value, json,
+    ser::{PrettyFormatter, Serializer},
+};
 use similar::{ChangeTag, TextDiff};
 
 use super::{
@@ -21,21 +25,66 @@ const RESET: &str = "\x1b[0m";
 /// All documents: untouched ones as they were, touched ones written anew between their leading and trailing comments.
 pub(super) fn yaml(file: &File) -> Result<String, Error> {
     let mut text = String::new();
+    let mut previous: Option<&Document> = None;
     for document in &file.documents {
-        let Some(changed) = &document.changed else {
-            text.push_str(&document.text);
-            continue;
+        let part = match &document.changed {
+            None => document.text.clone(),
+            Some(changed) => changed_text(document, changed)?,
         };
-        let mut part = document.head().to_owned();
-        // Content may stand on the marker's own line.
-        if document.text[part.len()..].starts_with("---") {
-            part.push_str("---\n");
+        if previous.is_some_and(|previous| previous.file != document.file) {
+            separate(&mut text, document);
         }
-        part.push_str(&rendered(file, changed)?);
-        part.push_str(document.tail());
-        text.push_str(&if document.text.contains("\r\n") { with_returns(&part) } else { part });
+        text.push_str(&part);
+        previous = Some(document);
     }
     Ok(text)
+}
+
+/// A changed document as it is printed.
+fn changed_text(document: &Document, changed: &Value) -> Result<String, Error> {
+    let mut part = document.head().to_owned();
+    let content = &document.text[part.len()..];
+    // Content may stand on the marker's own line.
+    if content.starts_with("---") {
+        part.push_str("---\n");
+    }
+    if document.is_json() {
+        part.push_str(&json_like(document, content, changed)?);
+    } else {
+        part.push_str(&rendered(&document.file, changed)?);
+        part.push_str(document.tail());
+    }
+    Ok(if document.text.contains("\r\n") { with_returns(&part) } else { part })
+}
+
+/// Ends what one file says, so that the next one's first document can follow.
+fn separate(text: &mut String, next: &Document) {
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let mut lines = next.head().lines();
+    if lines.clone().any(|line| line.starts_with('%')) {
+        // A directive may follow only a document that was ended (YAML 1.2, 9.1.1).
+        text.push_str("...\n");
+    } else if !lines.any(|line| line.starts_with("---")) && !next.text.starts_with("---") {
+        text.push_str("---\n");
+    }
+}
+
+/// JSON on one line, or with the same indentation, as the document was written.
+fn json_like(document: &Document, content: &str, value: &Value) -> Result<String, Error> {
+    let failed =
+        |error: serde_json::Error| Error::Render { file: document.file.to_string(), message: error.to_string() };
+    let Some((_, rest)) = content.trim_end().split_once('\n') else {
+        return serde_json::to_string(value).map(|text| text + "\n").map_err(failed);
+    };
+    let indent = &rest[..rest.len() - rest.trim_start_matches([' ', '\t']).len()];
+    let mut bytes = Vec::new();
+    let formatter = PrettyFormatter::with_indent(indent.as_bytes());
+    value.serialize(&mut Serializer::with_formatter(&mut bytes, formatter)).map_err(failed)?;
+    bytes.push(b'\n');
+    // It is made of a text and of serialised JSON.
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// One object, or a list of all objects as kubectl prints several.
@@ -66,7 +115,7 @@ pub(super) fn diff(file: &File, colour: bool) -> Result<String, Error> {
     let mut text = String::new();
     for document in &file.documents {
         let Some(after) = &document.changed else { continue };
-        let (before, after) = (rendered(file, &document.value)?, rendered(file, after)?);
+        let (before, after) = (rendered(&document.file, &document.value)?, rendered(&document.file, after)?);
         let title = title(&document.value);
         let diff = TextDiff::from_lines(&before, &after);
         let mut line = |style: &str, content: &str| {
@@ -78,8 +127,8 @@ pub(super) fn diff(file: &File, colour: bool) -> Result<String, Error> {
                 writeln!(text, "{content}")
             };
         };
-        line(BOLD, &format!("--- {} ({title})", file.name));
-        line(BOLD, &format!("+++ {} ({title}, changed)", file.name));
+        line(BOLD, &format!("--- {} ({title})", document.file));
+        line(BOLD, &format!("+++ {} ({title}, changed)", document.file));
         for hunk in diff.unified_diff().context_radius(3).iter_hunks() {
             line(CYAN, &hunk.header().to_string());
             for change in hunk.iter_changes() {
@@ -99,16 +148,16 @@ fn current(document: &Document) -> &Value {
     document.changed.as_ref().unwrap_or(&document.value)
 }
 
-fn rendered(file: &File, value: &Value) -> Result<String, Error> {
+fn rendered(file: &str, value: &Value) -> Result<String, Error> {
     let options = serde_saphyr::ser_options! {
         // Long lines stay one line: folded ones are hard to compare.
         folded_wrap_chars: usize::MAX,
     };
     serde_saphyr::to_string_with_options(value, options)
-        .map_err(|error| Error::Render { file: file.name.clone(), message: error.to_string() })
+        .map_err(|error| Error::Render { file: file.to_owned(), message: error.to_string() })
 }
 
-fn pretty(file: &File, value: &impl serde::Serialize) -> Result<String, Error> {
+fn pretty(file: &File, value: &impl Serialize) -> Result<String, Error> {
     let text = serde_json::to_string_pretty(value);
     text.map(|text| text + "\n").map_err(|error| Error::Render { file: file.name.clone(), message: error.to_string() })
 }
@@ -148,8 +197,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_reads_as_the_same_value(value in value()) {
-            let file = File { name: "file".to_owned(), documents: Vec::new() };
-            let text = rendered(&file, &json!({ "value": value })).unwrap();
+            let text = rendered("file", &json!({ "value": value })).unwrap();
             let read: Value = serde_saphyr::from_str(&text).unwrap();
             prop_assert_eq!(&read["value"], &value, "{}", text);
         }
