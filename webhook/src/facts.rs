@@ -32,7 +32,7 @@ pub async fn look_up(client: &Client, namespace: &str) -> Result<Facts, kube::Er
         }),
     )?;
     let has_its_own = account.as_ref().is_some_and(has_its_own);
-    Ok(Facts { default_account_in_use: bound || bound_everywhere || has_its_own })
+    Ok(Facts { default_account_in_use: bound || bound_everywhere || has_its_own, ..Facts::default() })
 }
 
 /// Whether any object of the collection is as asked for, read page by page.

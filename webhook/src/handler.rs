@@ -33,7 +33,7 @@ use tokio::{
 use crate::{
     access::{self, AccessError},
     api_error, facts,
-    inject::{self, Defaults, Election, Facts, Refusal},
+    inject::{self, Decision, Defaults, Election, Facts, ImageAnswer, Refusal},
     metrics::{self, Metrics},
     review::{self, Malformed, Plan, Review},
 };
@@ -207,9 +207,14 @@ struct Answer {
 }
 
 /// Everything between the requests: it takes as long as the object is large.
-fn decide(review: &Review, defaults: &Defaults, facts: Facts) -> Result<Answer, Refusal> {
+fn decide(review: &Review, defaults: &Defaults, mut facts: Facts) -> Result<Answer, Refusal> {
     let object = review.object.as_ref().unwrap_or(&Value::Null);
-    let outcome = inject::workload(object, review.old.as_ref(), defaults, &facts)?;
+    let outcome = loop {
+        match inject::workload(object, review.old.as_ref(), defaults, &facts)? {
+            Decision::Done(outcome) => break outcome,
+            Decision::NeedsImage(_) => facts.image = Some(ImageAnswer::NotAsked),
+        }
+    };
     let election = outcome.election.clone();
     let response = review.accept(outcome);
     let result = match (response.allowed, &election, &response.patch) {

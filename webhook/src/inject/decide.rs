@@ -6,10 +6,10 @@
 use std::collections::BTreeMap;
 
 use leader_agent::names;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
-    Account, Defaults, Election, Facts, Outcome, Refusal,
+    Account, Decision, Defaults, Election, Facts, Outcome, Refusal,
     add::add,
     advice, check,
     eject::{canonical, eject, has_traces},
@@ -25,7 +25,7 @@ use super::{
 /// `object` is what arrived, `old` the live object of an update; both with `apiVersion` and `kind`. An object without
 /// `leader.io/id` is ejected if it was injected and unchanged otherwise; our annotations on its template are refused. Other
 /// objects are unchanged, and refused with that annotation on them or on their template.
-pub fn workload(object: &Value, old: Option<&Value>, defaults: &Defaults, facts: &Facts) -> Result<Outcome, Refusal> {
+pub fn workload(object: &Value, old: Option<&Value>, defaults: &Defaults, facts: &Facts) -> Result<Decision, Refusal> {
     let kind = text(object, "kind").unwrap_or("object without a kind");
     let version = text(object, "apiVersion");
     let refused = || Refusal::Kind {
@@ -36,17 +36,17 @@ pub fn workload(object: &Value, old: Option<&Value>, defaults: &Defaults, facts:
     };
     if !matches!(kind, "Deployment" | "StatefulSet" | "DaemonSet") {
         let elected = [object, template_of(object)].into_iter().any(|holder| annotation(holder, names::ID).is_some());
-        return if elected { Err(refused()) } else { Ok(unchanged(object)) };
+        return if elected { Err(refused()) } else { Ok(Decision::Done(unchanged(object))) };
     }
     match options::read(object, kind)? {
         Asked::Nothing(left) => {
             let outcome = turned_off(object, old, &left);
             // Its pods would ask for what nobody gives them.
             check::annotations(template_of(&outcome.object))?;
-            Ok(outcome)
+            Ok(Decision::Done(outcome))
         }
         Asked::Election(_) if (kind, version) != ("Deployment", Some("apps/v1")) => Err(refused()),
-        Asked::Election(options) => elect(object, old, &options, defaults, *facts),
+        Asked::Election(options) => elect(object, old, &options, defaults, facts),
     }
 }
 
@@ -120,8 +120,8 @@ fn elect(
     old: Option<&Value>,
     options: &Options,
     defaults: &Defaults,
-    facts: Facts,
-) -> Result<Outcome, Refusal> {
+    facts: &Facts,
+) -> Result<Decision, Refusal> {
     let template = template_of(object);
     shape::check(template)?;
     let live = old.and_then(Live::of);
@@ -149,7 +149,7 @@ fn elect(
         let object = with_template(object, live.template.clone());
         let mut kept = outcome(object, options, &live.record, &live.plain, Made::KeptLive, live_before);
         kept.warnings = new_risks();
-        return Ok(kept);
+        return Ok(Decision::Done(kept));
     }
 
     let chosen = options::container(options, &plain)?;
@@ -170,7 +170,7 @@ fn elect(
     {
         let mut kept = outcome(object.clone(), options, record, &plain, Made::KeptArriving, live_before);
         kept.warnings = warnings;
-        return Ok(kept);
+        return Ok(Decision::Done(kept));
     }
 
     let previous = intact.or(live.as_ref().map(|live| &live.record));
@@ -185,7 +185,7 @@ fn elect(
     };
     let mut afresh = outcome(with_template(object, injected), options, &record, &plain, Made::Afresh, live_before);
     afresh.warnings = warnings;
-    Ok(afresh)
+    Ok(Decision::Done(afresh))
 }
 
 /// What an injection into this plain template shall be made of.
@@ -195,7 +195,7 @@ fn injection(
     plain: &Value,
     previous: Option<&Record>,
     defaults: &Defaults,
-    facts: Facts,
+    facts: &Facts,
 ) -> Result<Injection, Refusal> {
     let own_command = texts(chosen.container, "command");
     let sets_command = !own_command.is_empty();
@@ -224,6 +224,13 @@ fn injection(
         entry,
         sets_command,
         agent_image: defaults.agent_image.clone(),
+        stop_signal: None,
+        port: None,
+        probes: Map::new(),
+        hooks: Map::new(),
+        termination_grace: None,
+        digest: None,
+        args: None,
         options: options.written.clone(),
         rest: previous.map(|record| record.rest.clone()).unwrap_or_default(),
     })

@@ -1,7 +1,7 @@
 //! Injection: decides what shall be stored for an annotated workload, as a function from JSON values to a JSON value.
 //!
-//! It does no I/O and reads no clock. Making the objects around an id is the server's part, files and output are
-//! [`crate::cli`]'s; both call [`workload`].
+//! It does no I/O and reads no clock. Asking registries and making the objects around an id is the server's part, files and
+//! output are [`crate::cli`]'s; both call [`workload`].
 
 mod add;
 mod advice;
@@ -33,14 +33,69 @@ pub struct Defaults {
 }
 
 /// What the caller looked up in the cluster, because a function without I/O cannot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The namespace's service account `default` gives pods something that another account would not: it is the subject of a
     /// `RoleBinding` or `ClusterRoleBinding`, or has annotations, `imagePullSecrets` or `secrets` of its own.
     pub default_account_in_use: bool,
+    /// What is known about the image that a [`Decision::NeedsImage`] asked for; `None` until it asked.
+    pub image: Option<ImageAnswer>,
+    /// The record (the annotation `leader.io/injected`) of another pod of the same owner: it may tell the entry point of an
+    /// image when the registry does not.
+    pub sibling_record: Option<String>,
+    /// Other workloads of the namespace that carry the same id, as `Deployment/billing`.
+    pub other_workloads: Vec<String>,
+}
+
+/// What became of asking for an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageAnswer {
+    /// Its registry answered.
+    Found(ImageFacts),
+    /// It did not; why, in one clause.
+    Failed(String),
+    /// Nobody may ask registries here.
+    NotAsked,
+}
+
+/// What an image's configuration says about how a container of it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// Digest of the manifest or index that the reference led to, e.g. `sha256:...`.
+    pub digest: String,
+    /// `ENTRYPOINT`, empty where there is none.
+    pub entrypoint: Vec<String>,
+    /// `CMD`, empty where there is none.
+    pub cmd: Vec<String>,
+    /// `STOPSIGNAL`, as it is written in the image.
+    pub stop_signal: Option<String>,
+}
+
+/// An image that must be looked up before anything can be decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageRequest {
+    /// The reference, as it stands in the container.
+    pub image: String,
+    /// Names of the pods' own `imagePullSecrets`.
+    pub pull_secrets: Vec<String>,
+    /// The account under which the pods pull; its `imagePullSecrets` count when the pods have none of their own.
+    pub service_account: String,
+    /// Labels of the nodes on which the pods may run.
+    pub node_selector: BTreeMap<String, String>,
+    /// The entry point is wanted; otherwise only the stop signal is, which there is a default for.
+    pub required: bool,
 }
 
 /// The answer to a workload that is not refused.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// It is decided.
+    Done(Outcome),
+    /// Decide again with [`Facts::image`].
+    NeedsImage(ImageRequest),
+}
+
+/// What is decided about a workload.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// What shall be stored.

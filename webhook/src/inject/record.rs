@@ -1,7 +1,7 @@
 //! The record: what an injection remembers, JSON in an annotation of the pod template.
 //!
-//! The agent reads `version`, `id`, `container`, `leaseDuration` and `stopGrace`; the rest is what ejecting needs. It only
-//! grows: fields that this version does not know are kept.
+//! The agent reads `id`, `container`, `leaseDuration`, `stopGrace`, `stopSignal`, `port`, `probes`, `hooks` and
+//! `terminationGrace`; the rest is what ejecting needs. It only grows: fields that this version does not know are kept.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +40,27 @@ pub(super) struct Record {
     pub image: Option<String>,
     /// The image of the agent at the time.
     pub agent_image: String,
+    /// `lifecycle.stopSignal`, else the image's `STOPSIGNAL` as it is written there; absent means TERM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    /// The agent's port; absent where it opens none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The user's probes, ready to be carried out: `liveness`, `readiness`, `startup`.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub probes: Map<String, Value>,
+    /// The user's lifecycle hooks, ready to be carried out: `postStart`, `preStop`.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub hooks: Map<String, Value>,
+    /// The pod's `terminationGracePeriodSeconds`, where it is stated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_grace: Option<i64>,
+    /// Digest of the manifest or index that the image led to, when its registry was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// The image's `CMD` as it stands in the container's `args`, where injection put it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<Vec<String>>,
     /// The options as the user wrote them, by key without prefix.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
@@ -76,6 +97,9 @@ pub(super) struct Original {
     /// The cluster autoscaler's list of volumes that may be evicted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub safe_to_evict_local_volumes: Option<String>,
+    /// The user's probes and hooks as they stood, by the name of the field (`livenessProbe`, `postStart`): handlers only.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub handlers: Map<String, Value>,
     /// Fields that were present and empty (`[]`, `{}`, `""`, null): the API server drops those, files have them.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub empty: Map<String, Value>,
@@ -95,6 +119,13 @@ pub(super) struct Injection {
     pub entry: Vec<String>,
     pub sets_command: bool,
     pub agent_image: String,
+    pub stop_signal: Option<String>,
+    pub port: Option<u16>,
+    pub probes: Map<String, Value>,
+    pub hooks: Map<String, Value>,
+    pub termination_grace: Option<i64>,
+    pub digest: Option<String>,
+    pub args: Option<Vec<String>>,
     pub options: BTreeMap<String, String>,
     pub rest: Map<String, Value>,
 }
@@ -113,6 +144,13 @@ impl Injection {
             command: self.entry,
             image,
             agent_image: self.agent_image,
+            stop_signal: self.stop_signal,
+            port: self.port,
+            probes: self.probes,
+            hooks: self.hooks,
+            termination_grace: self.termination_grace,
+            digest: self.digest,
+            args: self.args,
             options: self.options,
             original,
             rest: self.rest,

@@ -8,20 +8,28 @@ mod snapshots;
 mod templates;
 mod writes;
 
-use leader_webhook::inject::{Defaults, Facts, Outcome, Refusal, workload};
+use leader_webhook::inject::{Decision, Defaults, Facts, Outcome, Refusal, workload};
 use serde_json::{Value, json};
 
 const AGENT_IMAGE: &str = "ghcr.io/leader-io/leader-agent:0.1.0";
 
 /// The webhook's decision about one review.
 fn review(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
-    workload(object, old, &Defaults { agent_image: AGENT_IMAGE.to_owned() }, &Facts::default())
+    done(object, old, AGENT_IMAGE, &Facts::default())
+}
+
+/// The decision, when nothing needs to be looked up for it.
+fn done(object: &Value, old: Option<&Value>, agent_image: &str, facts: &Facts) -> Result<Outcome, Refusal> {
+    match workload(object, old, &Defaults { agent_image: agent_image.to_owned() }, facts)? {
+        Decision::Done(outcome) => Ok(outcome),
+        Decision::NeedsImage(request) => panic!("{request:?}"),
+    }
 }
 
 /// The same after an upgrade of the webhook.
 fn upgraded(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
-    let facts = Facts { default_account_in_use: true };
-    workload(object, old, &Defaults { agent_image: "ghcr.io/leader-io/leader-agent:9.9.9".to_owned() }, &facts)
+    let facts = Facts { default_account_in_use: true, ..Facts::default() };
+    done(object, old, "ghcr.io/leader-io/leader-agent:9.9.9", &facts)
 }
 
 /// What the webhook answers when nothing is live.

@@ -1,10 +1,10 @@
 //! The patch for Deployments as they are met in the world, to be read by a person.
 
-use leader_webhook::inject::{Defaults, Facts, patch, workload};
+use leader_webhook::inject::{Facts, patch};
 use serde_json::{Value, json};
 
 fn snapshot(name: &str, object: &Value, facts: Facts) {
-    let outcome = workload(object, None, &Defaults { agent_image: super::AGENT_IMAGE.to_owned() }, &facts).unwrap();
+    let outcome = super::done(object, None, super::AGENT_IMAGE, &facts).unwrap();
     let patch = patch(object, &outcome.object);
     let seen = json!({
         "patch": patch,
@@ -189,6 +189,6 @@ fn everything_risky() {
                 },
             },
         }),
-        Facts { default_account_in_use: true },
+        Facts { default_account_in_use: true, ..Facts::default() },
     );
 }
