@@ -11,6 +11,12 @@ use serde_json::Value;
 
 use crate::inject::{self, Outcome};
 
+/// Kinds that other objects make, with annotations that stand on those (deploy/base/webhook-configuration.yaml has the same list).
+const MADE_BY_OTHERS: [&str; 3] = ["ReplicaSet", "ReplicationController", "Job"];
+/// By this annotation a kubelet marks what it shows of a static pod:
+/// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-mirror>.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
 /// What the API server asked.
 #[derive(Debug)]
 pub struct Review {
@@ -57,7 +63,7 @@ pub enum Plan {
     Pass(&'static str),
     /// It must not be stored, for the reason given.
     Refuse(String),
-    /// It is a workload: inject, eject, or refuse it.
+    /// It is a workload or a pod: inject, eject, or refuse it.
     Inject,
 }
 
@@ -119,33 +125,43 @@ impl Review {
         if !object["metadata"]["deletionTimestamp"].is_null() {
             return Plan::Pass("it is being deleted");
         }
-        let kind = &self.request.kind;
+        let kind = self.request.kind.kind.as_str();
         // Before is asked too: deleting a Deployment with `--cascade=orphan` takes the owner away.
         let controlled = is_controlled(object) || self.old.as_ref().is_some_and(is_controlled);
-        let inherits = kind.group == "apps" && kind.kind == "ReplicaSet" && controlled;
-        if inherits {
-            return Plan::Pass("a ReplicaSet inherits its Deployment's annotations");
+        if controlled && MADE_BY_OTHERS.contains(&kind) {
+            return Plan::Pass("what makes it was reviewed, and its pods are");
         }
         let namespace = self.namespace();
-        if named && (namespace == "kube-system" || namespace == own_namespace) {
+        let asks = asks_for_something(object);
+        if asks && (namespace == "kube-system" || namespace == own_namespace) {
             return Plan::Refuse(format!(
                 "workloads in namespace {namespace} are not injected, because the webhook's own way to work depends on it: \
                  remove the annotations that start with {}",
                 names::PREFIX
             ));
         }
-        if kind.group == "apps" && kind.kind == "Deployment" {
-            return Plan::Inject;
+        if kind == "Pod" { self.plan_of_pod(object) } else { Plan::Inject }
+    }
+
+    /// A pod can be injected only while it is created.
+    fn plan_of_pod(&self, object: &Value) -> Plan {
+        let annotation = |object: &Value, key: &str| object["metadata"]["annotations"][key].as_str().map(str::to_owned);
+        if annotation(object, MIRROR).is_some() {
+            return Plan::Refuse(
+                "a static pod is run by its kubelet from a file, whatever is stored here: it cannot be injected; remove the \
+                 annotations that start with leader.io/ from the file"
+                    .to_owned(),
+            );
         }
-        if !named {
-            return Plan::Pass("its annotations of ours are being removed");
+        let Some(old) = &self.old else { return Plan::Inject };
+        match annotation(object, names::ID) {
+            Some(id) if annotation(old, names::ID).as_ref() != Some(&id) => Plan::Refuse(format!(
+                "a pod takes part in an election from its creation on: {} can neither be put on a pod that exists nor be changed \
+                 there; annotate the workload that makes the pods, or its pod template",
+                names::ID
+            )),
+            _ => Plan::Pass("a pod that exists is not injected"),
         }
-        Plan::Refuse(format!(
-            "{} {} has annotations that start with {}, but only a Deployment (apps/v1) is injected: remove them",
-            kind.kind,
-            self.name(),
-            names::PREFIX
-        ))
     }
 
     /// The object's namespace, empty where it has none.
@@ -178,8 +194,8 @@ impl Review {
     /// It refuses what must not happen: an object that asks for an election and would be stored without one.
     pub fn accept(&self, outcome: Outcome) -> AdmissionResponse {
         let arrived = self.object.as_ref().unwrap_or(&Value::Null);
-        if outcome.election.is_none() && !arrived["metadata"]["annotations"][names::ID].is_null() {
-            return self.refuse("internal error: an annotated workload was not injected; please report this");
+        if outcome.election.is_none() && asks_for_an_election(arrived) {
+            return self.refuse("internal error: an annotated object was not injected; please report this");
         }
         let mut response = AdmissionResponse::from(&self.request);
         if outcome.object != *arrived {
@@ -201,23 +217,35 @@ pub fn refuse_unread(uid: &str, reason: &str) -> AdmissionResponse {
     response
 }
 
-/// Any annotation of ours, on the object or on its templates; a `CronJob` has one of a Job and one of a pod.
+/// Any annotation of ours, on the object or on its templates.
 fn has_our_annotations(object: &Value) -> bool {
+    holders(object).into_iter().any(|metadata| our_keys(metadata).next().is_some())
+}
+
+/// Any annotation of ours by which somebody asks for something; the record of an injection says only what was done.
+fn asks_for_something(object: &Value) -> bool {
+    holders(object).into_iter().any(|metadata| our_keys(metadata).any(|key| key != names::INJECTED))
+}
+
+/// Whether an election is asked for: by the object's own metadata, or by those of its pod template.
+pub(crate) fn asks_for_an_election(object: &Value) -> bool {
+    holders(object).into_iter().any(|metadata| !metadata["annotations"][names::ID].is_null())
+}
+
+/// Where annotations of ours may stand: on the object and on its templates; a `CronJob` has one of a Job and one of a pod.
+fn holders(object: &Value) -> [&Value; 4] {
     let job = &object["spec"]["jobTemplate"];
-    our_annotation(&object["metadata"]).is_some()
-        || our_annotation_on_template(object).is_some()
-        || our_annotation(&job["metadata"]).is_some()
-        || our_annotation_on_template(job).is_some()
+    [
+        &object["metadata"],
+        &object["spec"]["template"]["metadata"],
+        &job["metadata"],
+        &job["spec"]["template"]["metadata"],
+    ]
 }
 
-/// The first annotation of ours on a workload's pod template.
-fn our_annotation_on_template(object: &Value) -> Option<&str> {
-    our_annotation(&object["spec"]["template"]["metadata"])
-}
-
-fn our_annotation(metadata: &Value) -> Option<&str> {
-    let mut keys = metadata["annotations"].as_object()?.keys();
-    keys.find(|key| key.starts_with(names::PREFIX)).map(String::as_str)
+fn our_keys(metadata: &Value) -> impl Iterator<Item = &str> {
+    let keys = metadata["annotations"].as_object().into_iter().flat_map(|annotations| annotations.keys());
+    keys.map(String::as_str).filter(|key| key.starts_with(names::PREFIX))
 }
 
 fn is_controlled(object: &Value) -> bool {

@@ -1,6 +1,7 @@
 //! `deploy/`: what is installed without kustomize equals what is installed with it, and the names in it are the program's.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -56,20 +57,35 @@ fn an_overlay_that_names_images_changes_both() {
 
 /// A kind that is missing here is stored without election, however plainly its annotations ask for one.
 #[test]
-fn every_kind_that_makes_pods_meets_the_webhook() {
+fn every_kind_that_makes_pods_meets_webhook_and_policy() {
     let read = |file: &str| fs::read_to_string(deploy().join("base").join(file)).unwrap();
-    let apps = "resources: [deployments, statefulsets, daemonsets, replicasets]\n";
-    let configuration = read("webhook-configuration.yaml");
-    let policy = read("policy.yaml");
-    assert!(configuration.contains(apps) && policy.contains(apps));
-    assert!(configuration.contains("resources: [jobs, cronjobs]\n") && policy.contains("resources: [jobs]\n"));
-    // A Deployment hands its annotations on to its ReplicaSets, which must not be judged by them.
-    let inherited = |text: &str| -> String {
-        let (_, rest) = text.split_once("- name: is-not-a-replica-set-of-a-deployment\n").unwrap();
-        rest.split("\n  ").take_while(|line| !line.starts_with(['-', '#'])).collect()
+    let kinds = |text: &str| -> BTreeSet<String> {
+        let lists = text.lines().filter_map(|line| line.trim().strip_prefix("resources: [")?.strip_suffix(']'));
+        lists.flat_map(|list| list.split(", ").map(str::to_owned)).collect()
     };
-    assert!(inherited(&configuration).contains("'ReplicaSet'"));
-    assert_eq!(inherited(&configuration), inherited(&policy));
+    let all = [
+        "cronjobs",
+        "daemonsets",
+        "deployments",
+        "jobs",
+        "pods",
+        "replicasets",
+        "replicationcontrollers",
+        "statefulsets",
+    ];
+    let (webhook, policy) = (read("webhook-configuration.yaml"), read("policy.yaml"));
+    assert_eq!(kinds(&webhook), kinds(&policy));
+    assert!(kinds(&webhook).iter().eq(all), "{:?}", kinds(&webhook));
+    // Controllers must be able to change running pods while the webhook is down.
+    let (_, pods) = webhook.split_once("- name: pods.inject.leader.io\n").unwrap();
+    assert!(pods.contains("resources: [pods]\n    operations: [CREATE]\n") && !pods.contains("UPDATE"));
+    // A policy without a binding judges nothing.
+    let named = |kind: &str| -> BTreeSet<&str> {
+        let documents = policy.split("\n---\n").filter(|document| document.contains(&format!("\nkind: {kind}\n")));
+        documents.flat_map(|document| document.lines().find_map(|line| line.strip_prefix("  name: "))).collect()
+    };
+    assert_eq!(named("ValidatingAdmissionPolicy"), named("ValidatingAdmissionPolicyBinding"));
+    assert_eq!(named("ValidatingAdmissionPolicy").len(), policy.matches("validationActions: [Deny]").count());
 }
 
 #[test]
@@ -79,11 +95,12 @@ fn the_names_are_the_programs() {
     let text = ["webhook-configuration.yaml", "policy.yaml", "deployment.yaml"].map(read).concat();
     let expected = [
         format!("k.startsWith('{}')", names::PREFIX),
+        format!("k != '{}'", names::INJECTED),
+        "path: /inject\n".to_owned(),
         format!("'{}' in object.metadata.annotations", names::ID),
         format!("c.name == '{}'", names::INIT_CONTAINER),
         format!("'{}' in c.command", names::AGENT_PATH),
         format!("[{}, --version]", names::AGENT_IMAGE_PATH),
-        "path: /inject\n".to_owned(),
         "containerPort: 10250\n".to_owned(),
         format!("leader-agent:{}\n", env!("CARGO_PKG_VERSION")),
         format!("leader-webhook:{}\n", env!("CARGO_PKG_VERSION")),
