@@ -1,24 +1,56 @@
 //! What injection has to know about the cluster, looked up for one review.
 
-use k8s_openapi::api::{
-    core::v1::ServiceAccount,
-    rbac::v1::{ClusterRoleBinding, RoleBinding, Subject},
+use std::time::Duration;
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{DaemonSet, Deployment, StatefulSet},
+        core::v1::{Pod, ServiceAccount},
+        rbac::v1::{ClusterRoleBinding, RoleBinding, Subject},
+    },
 };
 use kube::{
-    Api, Client, Resource,
-    api::{ListParams, ObjectList},
+    Api, Client, Resource, ResourceExt,
+    api::{ListParams, ObjectList, PartialObjectMeta},
 };
 use leader_agent::names;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::inject::Facts;
 
 const DEFAULT_ACCOUNT: &str = "default";
 /// How many objects one request lists. The API server reads a page of this size in milliseconds.
 const PAGE: u32 = 500;
+/// How many pages of one kind are read for a warning.
+const PAGES: usize = 10;
+/// How long a review waits for what only a warning needs.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Looks the facts of `namespace` up.
-pub async fn look_up(client: &Client, namespace: &str) -> Result<Facts, kube::Error> {
+/// Looks up what injecting `object` depends on, all at once. What a registry or another pod tells is asked for when it is needed.
+pub async fn look_up(client: &Client, namespace: &str, object: &Value) -> Result<Facts, kube::Error> {
+    let others = async {
+        // Who makes pods reads no warnings, and their workload's own review has said it.
+        match id_of(object).filter(|_| object["kind"] != "Pod") {
+            Some(id) => Ok(other_workloads(client, namespace, id, object).await),
+            None => Ok(Vec::new()),
+        }
+    };
+    let (default_account_in_use, other_workloads) =
+        futures::try_join!(default_account_in_use(client, namespace), others)?;
+    Ok(Facts { default_account_in_use, other_workloads, ..Facts::default() })
+}
+
+/// The id that an object, or its pod template, asks for.
+fn id_of(object: &Value) -> Option<&str> {
+    let (spec, job) = (&object["spec"], &object["spec"]["jobTemplate"]["spec"]);
+    let holders = [&object["metadata"], &spec["template"]["metadata"], &job["template"]["metadata"]];
+    holders.into_iter().find_map(|metadata| metadata["annotations"][names::ID].as_str())
+}
+
+/// Whether the account `default` gives pods something that another one would not.
+async fn default_account_in_use(client: &Client, namespace: &str) -> Result<bool, kube::Error> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     let roles: Api<RoleBinding> = Api::namespaced(client.clone(), namespace);
     let cluster_roles: Api<ClusterRoleBinding> = Api::all(client.clone());
@@ -31,8 +63,82 @@ pub async fn look_up(client: &Client, namespace: &str) -> Result<Facts, kube::Er
             binding.subjects.as_deref().is_some_and(|list| names_default(list, namespace))
         }),
     )?;
-    let has_its_own = account.as_ref().is_some_and(has_its_own);
-    Ok(Facts { default_account_in_use: bound || bound_everywhere || has_its_own, ..Facts::default() })
+    Ok(bound || bound_everywhere || account.as_ref().is_some_and(has_its_own))
+}
+
+/// Other workloads of the namespace whose own metadata carry the id, as `Deployment/billing`. Ids on pod templates are not seen: a
+/// list of metadata does not have them, and whole workloads may be megabytes.
+///
+/// It is for a warning, so that what cannot be looked up, or not within [`PATIENCE`], is as if it were not there.
+pub async fn other_workloads(client: &Client, namespace: &str, id: &str, object: &Value) -> Vec<String> {
+    let own = (object["kind"].as_str().unwrap_or_default(), object["metadata"]["name"].as_str().unwrap_or_default());
+    let lists = async {
+        futures::try_join!(
+            annotated::<Deployment>(client, namespace, id, own),
+            annotated::<StatefulSet>(client, namespace, id, own),
+            annotated::<DaemonSet>(client, namespace, id, own),
+        )
+    };
+    match tokio::time::timeout(PATIENCE, lists).await {
+        Ok(Ok((deployments, stateful_sets, daemon_sets))) => [deployments, stateful_sets, daemon_sets].concat(),
+        Ok(Err(error)) => {
+            tracing::warn!(namespace, id, %error, "cannot look up other workloads under the id");
+            Vec::new()
+        }
+        Err(_) => {
+            tracing::warn!(namespace, id, "looking up other workloads under the id took longer than {PATIENCE:?}");
+            Vec::new()
+        }
+    }
+}
+
+/// The workloads of one kind that carry the id, but for `own` (kind and name).
+async fn annotated<K>(client: &Client, namespace: &str, id: &str, own: (&str, &str)) -> Result<Vec<String>, kube::Error>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let (api, kind) = (Api::<K>::namespaced(client.clone(), namespace), K::kind(&()));
+    let mut parameters = ListParams::default().limit(PAGE);
+    let mut found = Vec::new();
+    for _ in 0..PAGES {
+        let page: ObjectList<PartialObjectMeta<K>> = api.list_metadata(&parameters).await?;
+        let asking =
+            page.items.iter().filter(|item| item.annotations().get(names::ID).is_some_and(|value| value == id));
+        let living = asking.filter(|item| item.metadata.deletion_timestamp.is_none());
+        found.extend(
+            living
+                .map(|item| item.name_any())
+                .filter(|name| (&*kind, name.as_str()) != own)
+                .map(|name| format!("{kind}/{name}")),
+        );
+        match page.metadata.continue_ {
+            Some(token) if !token.is_empty() => parameters.continue_token = Some(token),
+            _ => break,
+        }
+    }
+    Ok(found)
+}
+
+/// The record of the youngest other pod that the same owner made for this id: what its image's entry point was, when the registry
+/// does not say it now. `pod` is the arriving one. At most one page of pods is looked at.
+pub async fn sibling_record(
+    client: &Client,
+    namespace: &str,
+    pod: &Value,
+    id: &str,
+) -> Result<Option<String>, kube::Error> {
+    let owners = pod["metadata"]["ownerReferences"].as_array();
+    let owner = owners.and_then(|owners| owners.iter().find(|owner| owner["controller"] == true));
+    let Some(uid) = owner.and_then(|owner| owner["uid"].as_str()) else { return Ok(None) };
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let labelled = ListParams::default().labels(&format!("{}={id}", names::ID)).limit(PAGE);
+    let page = pods.list_metadata(&labelled).await?;
+    let siblings = page.items.iter().filter(|sibling| {
+        sibling.owner_references().iter().any(|owner| owner.controller == Some(true) && owner.uid == uid)
+    });
+    let recorded = siblings.filter_map(|sibling| Some((sibling, sibling.annotations().get(names::INJECTED)?)));
+    let youngest = recorded.max_by_key(|(sibling, _)| sibling.metadata.creation_timestamp.clone());
+    Ok(youngest.map(|(_, record)| record.clone()))
 }
 
 /// Whether any object of the collection is as asked for, read page by page.

@@ -176,11 +176,11 @@ impl Webhook {
         let (Some(object), namespace) = (&review.object, review.namespace()) else {
             unreachable!("a plan to inject has an object")
         };
-        let facts = if object["metadata"]["annotations"][leader_agent::names::ID].is_null() {
+        let facts = if review::asks_for_an_election(object) {
+            facts::look_up(&self.client, namespace, object).await.map_err(Box::new)?
+        } else {
             // Nothing is going to be injected.
             Facts::default()
-        } else {
-            facts::look_up(&self.client, namespace).await.map_err(Box::new)?
         };
         // A large object is worked on for long, and in this thread nothing else would be answered meanwhile. The work cannot be
         // interrupted, so that the slot is its own until it ends, whoever still waits for it.

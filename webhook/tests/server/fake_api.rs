@@ -31,6 +31,7 @@ struct State {
     silent: bool,
     unknown_roles: u32,
     forbidden_roles: bool,
+    forbidden: Vec<String>,
 }
 
 impl FakeApi {
@@ -73,6 +74,11 @@ impl FakeApi {
         self.state.lock().unwrap().forbidden_roles = true;
     }
 
+    /// From now on nobody may list this collection.
+    pub(crate) fn forbid(&self, path: &str) {
+        self.state.lock().unwrap().forbidden.push(path.to_owned());
+    }
+
     async fn answer(&self, request: Request) -> Response {
         let (parts, body) = request.into_parts();
         let body = to_bytes(body, usize::MAX).await.unwrap();
@@ -110,8 +116,19 @@ impl State {
         let existing = self.objects.get(path).cloned();
         let written = match (method.as_str(), existing) {
             ("GET", Some(object)) => return Ok(object),
+            ("GET", None) if self.forbidden.iter().any(|forbidden| forbidden == path) => {
+                return Err((StatusCode::FORBIDDEN, "Forbidden"));
+            }
             ("GET", None) if is_collection(path) => {
                 let name = query.split('&').find_map(|pair| pair.strip_prefix("fieldSelector=metadata.name%3D"));
+                let label = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector="));
+                let label = label.map(|label| label.replace("%2F", "/").replace("%3D", "="));
+                let labelled = |object: &Value| {
+                    label
+                        .as_ref()
+                        .and_then(|label| label.split_once('='))
+                        .is_none_or(|(key, value)| object["metadata"]["labels"][key] == value)
+                };
                 let prefix = format!("{path}/");
                 let items: Vec<&Value> = self
                     .objects
@@ -119,6 +136,7 @@ impl State {
                     .filter_map(|(path, object)| path.strip_prefix(&prefix).map(|rest| (rest, object)))
                     .filter(|(rest, _)| name.is_none_or(|name| name == *rest))
                     .map(|(_, object)| object)
+                    .filter(|object| labelled(object))
                     .collect();
                 return Ok(json!({ "kind": "List", "apiVersion": "v1", "items": items,
                     "metadata": { "resourceVersion": self.version.to_string() } }));

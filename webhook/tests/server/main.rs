@@ -3,5 +3,6 @@
 mod admission;
 mod certificates;
 mod connections;
+mod facts;
 mod fake_api;
 mod running;
