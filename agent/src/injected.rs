@@ -53,6 +53,8 @@ mod tests {
 
     use super::*;
 
+    type Change = Box<dyn FnOnce(&mut Value)>;
+
     fn parse(change: impl FnOnce(&mut Value)) -> Result<Injected, String> {
         let mut record = json!({ "version": 1, "id": "billing", "container": "app", "original": {} });
         change(&mut record);
@@ -89,7 +91,6 @@ mod tests {
                 record["probes"]["readiness"]["httpGet"][key] = value;
             }
         };
-        type Change = Box<dyn FnOnce(&mut Value)>;
         let wrong: [(&str, Change); 8] = [
             ("stopSignal: `SIGNOTHING` is not a signal", Box::new(|record| record["stopSignal"] = json!("SIGNOTHING"))),
             ("port: invalid value: integer `70000`", Box::new(|record| record["port"] = json!(70_000))),

@@ -12,7 +12,10 @@ use std::{
 
 use crate::{
     names,
-    sys::{process::Image, signals::SignalSet},
+    sys::{
+        process::{Image, Stdio},
+        signals::SignalSet,
+    },
 };
 
 /// Where a command is looked up when the environment has no PATH: what container runtimes put there.
@@ -28,10 +31,18 @@ pub enum StartError {
     #[error("{0:?} holds a NUL character: an argument or environment variable cannot")]
     Nul(OsString),
     /// A program that is not bound to a deadline must not be started.
-    #[error("the app was not started: the deadline is not armed")]
+    #[error("no program was started: the deadline is not armed")]
     NotArmed,
+    /// What belongs to the app is not started without it.
+    #[error("`{command}` was not started: the app is ending")]
+    Ending {
+        /// The command's first word.
+        command: String,
+    },
     /// The descriptors that watch the app could not be made.
-    #[error("cannot watch the app's processes: {0}. Is the limit of open files (ulimit -n) reached?")]
+    #[error(
+        "cannot watch the app's processes or prepare a new one: {0}. Is the limit of open files (ulimit -n) reached?"
+    )]
     Prepare(#[source] io::Error),
     /// No process could be made.
     #[error("cannot make a process for the app: {0}. Is a limit of processes or memory reached?")]
@@ -71,6 +82,7 @@ pub(super) fn image(
     added: &[(OsString, OsString)],
     mask: SignalSet,
     foreground: bool,
+    stdio: Option<Stdio>,
 ) -> Result<Image, StartError> {
     let program = command.first().ok_or(StartError::Empty)?;
     // Before the look-up adds folders to the name: what is reported is what was given.
@@ -87,6 +99,7 @@ pub(super) fn image(
         }))?,
         mask,
         foreground,
+        stdio,
     })
 }
 
@@ -163,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_started_is_named() {
-        let start = |command: &[OsString]| image(command, &[], SignalSet::all(), false).unwrap_err();
+        let start = |command: &[OsString]| image(command, &[], SignalSet::all(), false, None).unwrap_err();
         assert!(matches!(start(&[]), StartError::Empty));
         assert!(matches!(start(&[os("a\0b")]), StartError::Nul(text) if text == "a\0b"));
     }

@@ -21,6 +21,7 @@
 //! to stop the app, and what its end means for the Lease, is decided by the caller.
 
 mod command;
+mod exec;
 mod terminal;
 
 use std::{
@@ -30,10 +31,13 @@ use std::{
 };
 
 use rustix::process::Pid;
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, net::unix::pipe};
 
-pub use self::command::StartError;
-use self::{command::failure, terminal::Terminal};
+pub use self::{
+    command::StartError,
+    exec::{Exec, ExecEnd},
+};
+use self::{command::failure, exec::Running, terminal::Terminal};
 use crate::{
     guard::{Guard, descendants::Walker},
     sys::{
@@ -53,6 +57,11 @@ pub struct App {
     children: AsyncFd<OwnedFd>,
     walker: Walker,
     terminal: Option<Terminal>,
+    environment: Vec<(OsString, OsString)>,
+    /// The programs that run beside it.
+    beside: Vec<Running>,
+    /// Killing has begun: nothing new is started.
+    ending: bool,
 }
 
 /// What happens to the app. The order is: nothing or one of the first two, then `Gone`.
@@ -127,12 +136,44 @@ impl App {
             return Err(StartError::NotArmed);
         }
         let terminal = Terminal::at_stdin(guard.group);
-        let image = command::image(command, environment, guard.mask, terminal.is_some())?;
+        let image = command::image(command, environment, guard.mask, terminal.is_some(), None)?;
         let watch = || -> io::Result<_> { Ok((listen(&SignalSet::only(libc::SIGCHLD))?, Walker::new()?)) };
         let (children, walker) = watch().map_err(StartError::Prepare)?;
         let child = spawn(&image).map_err(StartError::Fork)?;
-        let command = command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        Ok(Self { first: Some(child.pid), command, failure: child.failure, children, walker, terminal })
+        Ok(Self {
+            first: Some(child.pid),
+            command: name(command),
+            failure: child.failure,
+            children,
+            walker,
+            terminal,
+            environment: environment.to_owned(),
+            beside: Vec::new(),
+            ending: false,
+        })
+    }
+
+    /// Starts a program that belongs to the app, with its environment, and with neither stdin nor the container's stdout.
+    ///
+    /// # Errors
+    /// When the app is ending, and as for [`Self::start`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn start_beside(&mut self, guard: &Guard, command: &[OsString]) -> Result<Exec, StartError> {
+        if self.first.is_none() || self.ending {
+            return Err(StartError::Ending { command: name(command) });
+        }
+        if !matches!(guard.armed(), Ok(Some(_))) {
+            return Err(StartError::NotArmed);
+        }
+        let (stdio, output) = exec::stdio().map_err(StartError::Prepare)?;
+        let output = pipe::Receiver::from_owned_fd(output).map_err(StartError::Prepare)?;
+        let image = command::image(command, &self.environment, guard.mask, false, Some(stdio))?;
+        let child = spawn(&image).map_err(StartError::Fork)?;
+        let (exec, running) = Exec::new(child.pid, name(command), child.failure, output);
+        self.beside.push(running);
+        Ok(exec)
     }
 
     /// Sends `signal` to the first process, as the container runtime would.
@@ -177,16 +218,27 @@ impl App {
                         None => AppEvent::Exited { code },
                     }));
                 }
-                Waited::Ended { .. } => {}
+                Waited::Ended { pid, code } => {
+                    if let Some(at) = self.beside.iter().position(|running| running.pid == pid) {
+                        // Who gave up waiting has killed it.
+                        let _ = self.beside.swap_remove(at).exit.send(code);
+                    }
+                }
             }
         }
     }
 
     /// Sends SIGKILL to all processes of the app that a walk finds. One walk can miss some: repeat it until `Gone`.
     pub fn kill_all(&mut self) -> Result<(), KillError> {
+        self.ending = true;
         match self.walker.kill()?.denied {
             Some(pid) => Err(KillError::Denied { pid: pid.as_raw_nonzero().get() }),
             None => Ok(()),
         }
     }
+}
+
+/// A command's first word.
+fn name(command: &[OsString]) -> String {
+    command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

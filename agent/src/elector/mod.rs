@@ -29,7 +29,7 @@ use crate::{clock::Now, lease::record::Record, names, timing::Lateness};
 #[derive(Debug)]
 enum Phase {
     Standby(Standby),
-    Leading(Leading),
+    Leading(Box<Leading>),
     Releasing(Releasing),
     Ended,
 }

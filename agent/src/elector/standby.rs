@@ -129,7 +129,7 @@ impl Elector {
         let too_late = now.boot + self.settings.timing.grace() >= deadline;
         let held_back = self.sighting.as_ref().and_then(Sighting::record).is_some_and(|record| !may_keep(record));
         leading.set_armed(deadline);
-        self.phase = Phase::Leading(leading);
+        self.phase = Phase::Leading(Box::new(leading));
         if self.closing || too_late || held_back {
             self.begin_release(now);
         } else {

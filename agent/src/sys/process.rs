@@ -113,6 +113,17 @@ pub(crate) struct Image {
     pub(crate) mask: SignalSet,
     /// Whether its process group becomes the foreground one of the terminal at descriptor 0.
     pub(crate) foreground: bool,
+    /// What takes the place of stdin, stdout and stderr; without it they are this process's own.
+    pub(crate) stdio: Option<Stdio>,
+}
+
+/// The stdio of a program that nobody talks to.
+#[derive(Debug)]
+pub(crate) struct Stdio {
+    /// Stdin.
+    pub(crate) input: OwnedFd,
+    /// Stdout and stderr.
+    pub(crate) output: OwnedFd,
 }
 
 /// A started child.
@@ -158,6 +169,14 @@ fn execute(image: &Image, arguments: &[*const c_char], environment: &[*const c_c
     let _ = rustix::process::setpgid(None, None);
     if image.foreground {
         let _ = rustix::termios::tcsetpgrp(rustix::stdio::stdin(), rustix::process::getpid());
+    }
+    if let Some(Stdio { input, output }) = &image.stdio {
+        let replaced = rustix::stdio::dup2_stdin(input)
+            .and_then(|()| rustix::stdio::dup2_stdout(output))
+            .and_then(|()| rustix::stdio::dup2_stderr(output));
+        if let Err(error) = replaced {
+            return error.raw_os_error();
+        }
     }
     let _ = scheduler::set_slice(scheduler::DEFAULT_SLICE);
     let _ = signals::set_default(libc::SIGPIPE);

@@ -5,6 +5,7 @@
 //! so that its end is the end of the last one.
 
 mod beats;
+mod beside;
 mod role;
 mod stage;
 mod trials;

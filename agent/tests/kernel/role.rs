@@ -5,7 +5,7 @@
 use std::{ffi::OsString, fmt::Display, fs, io::Write, path::PathBuf, thread, time::Duration};
 
 use leader_agent::{
-    app::{App, AppEvent},
+    app::{App, AppEvent, Exec, ExecEnd, StartError},
     clock,
     guard::{self, Guard, GuardOptions, Signals},
 };
@@ -18,6 +18,8 @@ use rustix::{
 
 use crate::beats;
 
+/// What runs beside the app, as a text for a shell.
+pub(crate) const BESIDE: &str = "KERNEL_TEST_BESIDE";
 /// Names the state folder in the agent's environment; without it there is none.
 pub(crate) const STATE: &str = "KERNEL_TEST_STATE";
 
@@ -36,7 +38,7 @@ pub(crate) fn agent(words: &[String]) -> ! {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let signals = Signals::new(&guard).expect("signals");
-        let mut agent = Agent { guard, signals, command, app: None, code: None };
+        let mut agent = Agent { guard, signals, command, app: None, beside: None, code: None };
         for word in &words[..end] {
             agent.step(word).await;
         }
@@ -72,6 +74,7 @@ struct Agent {
     signals: Signals,
     command: Vec<OsString>,
     app: Option<App>,
+    beside: Option<Exec>,
     /// The code of the app's first process, once it has ended.
     code: Option<u8>,
 }
@@ -118,6 +121,16 @@ impl Agent {
                     }
                 }
             }
+            "beside" => {
+                let text = std::env::var_os(BESIDE).expect("a text for the shell");
+                let command = ["sh".into(), "-c".into(), text];
+                let Self { app, guard, .. } = self;
+                match app.as_mut().expect("the script starts the app first").start_beside(guard, &command) {
+                    Ok(exec) => self.beside = Some(exec),
+                    Err(error) => say("refused", error),
+                }
+            }
+            "beside-ends" => self.wait_beside(Duration::from_millis(value)).await,
             "beats" => {
                 let count = usize::try_from(value).expect("a count");
                 while beats::read(&beats::file()).len() < count {
@@ -163,6 +176,26 @@ impl Agent {
                 std::process::exit(i32::from(code));
             }
             other => panic!("no such word: {other}"),
+        }
+    }
+
+    /// Waits for the end of what runs beside the app, and for no more than `limit`.
+    async fn wait_beside(&mut self, limit: Duration) {
+        let exec = self.beside.take().expect("the script starts it first");
+        let app = self.app.as_mut().expect("the script starts the app first");
+        let reaping = async {
+            loop {
+                app.next_event().await.expect("an event");
+            }
+        };
+        let ended: Result<Result<ExecEnd, StartError>, _> = tokio::select! {
+            ended = tokio::time::timeout(limit, exec.end()) => ended,
+            () = reaping => return,
+        };
+        match ended {
+            Ok(Ok(ExecEnd { code, output })) => say("beside-ended", format!("{code} {}", output.replace('\n', " "))),
+            Ok(Err(error)) => say("beside-not-started", error),
+            Err(_) => say("moment", clock::boot().as_nanos()),
         }
     }
 

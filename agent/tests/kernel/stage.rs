@@ -52,13 +52,14 @@ pub(crate) struct Stage {
     wrapper: Vec<String>,
     folder: TempDir,
     state: Option<PathBuf>,
+    beside: String,
 }
 
 impl Stage {
     pub(crate) fn new(place: Place) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         fs::write(folder.path().join("beats"), []).expect("a file");
-        Self { place, wrapper: Vec::new(), folder, state: None }
+        Self { place, wrapper: Vec::new(), folder, state: None, beside: String::new() }
     }
 
     /// Starts the process under test through this command, which must exec it.
@@ -70,6 +71,12 @@ impl Stage {
     /// Gives it a state folder.
     pub(crate) fn with_state(mut self, folder: &Path) -> Self {
         self.state = Some(folder.to_owned());
+        self
+    }
+
+    /// Gives it a text for a shell to run beside the app.
+    pub(crate) fn with_beside(mut self, text: &str) -> Self {
+        text.clone_into(&mut self.beside);
         self
     }
 
@@ -89,6 +96,7 @@ impl Stage {
         let beats = self.folder.path().join("beats");
         let mut process = Command::new(&words[0]);
         process.args(&words[1..]).env(beats::FILE, &beats).env("LEADER_ID", "billing").env_remove(role::STATE);
+        process.env(role::BESIDE, &self.beside);
         if let Some(state) = &self.state {
             process.env(role::STATE, state);
         }

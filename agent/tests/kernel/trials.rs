@@ -6,15 +6,18 @@ use leader_agent::clock;
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
 
-use crate::stage::{DEFAULT_SIGNALS, Place, Play, Stage, children, unshare};
+use crate::{
+    beside,
+    stage::{DEFAULT_SIGNALS, Place, Play, Stage, children, unshare},
+};
 
 /// From the deadline, or the agent's death, to the last instruction of the app: the margin's kill chain (design, section 6).
-const KILL_CHAIN: Duration = Duration::from_millis(1250);
+pub(crate) const KILL_CHAIN: Duration = Duration::from_millis(1250);
 /// A process group of its own, a session of its own, and one whose parent is gone, all deaf to TERM.
 const FAMILY: &str = r#"trap "" TERM; (setsid "$0" beat 1 &); setsid "$0" beat 2 & exec "$0" beat 0"#;
 
 /// A trial by name.
-type Named = (&'static str, fn(Place));
+pub(crate) type Named = (&'static str, fn(Place));
 
 /// In every place.
 const EVERYWHERE: [Named; 14] = [
@@ -67,7 +70,7 @@ pub(crate) fn all() -> Vec<Trial> {
         })
         .with_ignored_flag(!possible)
     };
-    let everywhere = EVERYWHERE.into_iter();
+    let everywhere = EVERYWHERE.into_iter().chain(beside::EVERYWHERE);
     let namespace = everywhere.clone().map(|named| trial(Place::Namespace, namespaces, named));
     let as_root = AS_ROOT.into_iter().map(|named| trial(Place::Namespace, root, named));
     let beside = everywhere.chain(BESIDE).map(|named| trial(Place::Beside, true, named));

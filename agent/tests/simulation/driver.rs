@@ -211,7 +211,7 @@ impl World {
     fn stop_app(&mut self, n: usize, reason: StopReason) {
         self.tell(n, || format!("stops its app: {reason}"));
         let machine = &self.machines[n];
-        let prepared = machine.temper.preparation.is_zero() || machine.app.as_ref().is_some_and(|app| app.prepared);
+        let prepared = machine.temper.preparation.is_zero() || machine.app.as_ref().is_none_or(|app| app.prepared);
         if matches!(reason, StopReason::Hold | StopReason::AppFailed) && !prepared {
             self.fail(n, "stopped an app without preparing it, although there was time".into());
         }
