@@ -8,6 +8,7 @@ use super::{
     check,
     json::{annotation, texts},
     options::{self, Options},
+    progress,
 };
 
 /// A workload together with the template that its user wrote.
@@ -70,6 +71,7 @@ fn risks(view: &View<'_>, options: &Options) -> Vec<String> {
     if options.command.is_some() && !texts(chosen.container, "command").is_empty() {
         risks.push(format!("{} is not used: `{}` sets `command`", options::COMMAND, chosen.name));
     }
+    risks.extend(progress::obstacles(view.object, view.template));
     match view.object["spec"]["replicas"].as_i64() {
         None | Some(1) => risks.push("one replica has no standby: set spec.replicas to 2 or more".to_owned()),
         _ => {}

@@ -12,6 +12,7 @@ mod json;
 mod options;
 mod parts;
 mod patch;
+mod progress;
 mod record;
 mod refusal;
 mod shape;
