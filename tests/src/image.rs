@@ -148,6 +148,14 @@ impl Image {
         push_folder(self.folder.path(), &content, registry, name)
     }
 
+    /// The digest that it has in a registry.
+    ///
+    /// # Errors
+    /// When its configuration cannot be written.
+    pub fn digest(&self, format: Format) -> Result<String> {
+        Ok(digest(&self.manifest(format)?.0))
+    }
+
     /// Writes the configuration, and gives the manifest with its descriptor.
     fn manifest(&self, format: Format) -> Result<(Vec<u8>, Value)> {
         let config = serde_json::to_vec(&self.config)?;

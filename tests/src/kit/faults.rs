@@ -103,7 +103,22 @@ impl ContainerProcesses {
 #[must_use = "the cut is healed when this is dropped"]
 pub struct Cut<'a> {
     cluster: &'a Cluster,
-    rules: Vec<Vec<String>>,
+    rules: Vec<Rule>,
+}
+
+/// A rule of the table `raw`, which comes before address translation and connection tracking, so that it also holds for
+/// connections that are open.
+#[derive(Debug)]
+struct Rule {
+    words: Vec<String>,
+    verdict: &'static str,
+}
+
+impl Rule {
+    fn change(&self, cluster: &Cluster, action: &str) -> Result<()> {
+        let tool = Tool::in_network(cluster.name(), "iptables").args(["--wait", "10", "--table", "raw", action]);
+        tool.args(&self.words).args(["--jump", self.verdict]).run().map(drop)
+    }
 }
 
 impl Cut<'_> {
@@ -117,7 +132,7 @@ impl Cut<'_> {
 
     fn remove(&mut self) -> Result<()> {
         while let Some(rule) = self.rules.pop() {
-            raw_rule(self.cluster, "--delete", &rule)?;
+            rule.change(self.cluster, "--delete")?;
         }
         Ok(())
     }
@@ -131,12 +146,6 @@ impl Drop for Cut<'_> {
     }
 }
 
-/// The table `raw` comes before address translation and connection tracking, so it also holds for connections that are open.
-fn raw_rule(cluster: &Cluster, action: &str, rule: &[String]) -> Result<()> {
-    let tool = Tool::in_network(cluster.name(), "iptables").args(["--wait", "10", "--table", "raw", action]);
-    tool.args(rule).args(["--jump", "DROP"]).run().map(drop)
-}
-
 /// The rules that drop what a pod and the API server send each other, by the Service's address or the node's.
 fn api_rules(pod: &str, node: &str) -> Vec<Vec<String>> {
     let (service, port) = (API_SERVICE_ADDRESS.to_string(), API_PORT.to_string());
@@ -148,11 +157,41 @@ fn api_rules(pod: &str, node: &str) -> Vec<Vec<String>> {
     rules.iter().map(|rule| rule.iter().map(|word| (*word).to_owned()).collect()).collect()
 }
 
+/// The rules about what pods send to the API server, by the Service's address or the node's.
+fn new_pod_rules(source: &str, node: &str) -> Vec<Vec<String>> {
+    api_rules(source, node).into_iter().filter(|rule| rule[0] == "PREROUTING").collect()
+}
+
 /// The rules that drop everything from and to a pod.
 fn all_rules(pod: &str) -> Vec<Vec<String>> {
     let rules =
         [["PREROUTING", "--source", pod], ["PREROUTING", "--destination", pod], ["OUTPUT", "--destination", pod]];
     rules.iter().map(|rule| rule.iter().map(|word| (*word).to_owned()).collect()).collect()
+}
+
+impl Cluster {
+    /// Cuts every pod that does not have an address yet off from the API server: its packets to it vanish, whoever's pod it
+    /// is.
+    ///
+    /// # Errors
+    /// When the pods cannot be listed, or a rule cannot be set.
+    pub fn cut_new_pods_from_api_server(&self) -> Result<Cut<'_>> {
+        let pods = self.get(&["pods", "--all-namespaces"])?;
+        let pods = pods["items"].as_array().context("a list without items")?;
+        let known = pods.iter().filter_map(|pod| pod["status"]["podIP"].as_str());
+        let mut cut = Cut { cluster: self, rules: Vec::new() };
+        // Each is put before the ones that are there: first all pods, then the exceptions.
+        for (source, verdict) in
+            std::iter::once((self.range().pod_range(), "DROP")).chain(known.map(|known| (known.to_owned(), "ACCEPT")))
+        {
+            for rule in new_pod_rules(&source, &self.range().node_address().to_string()) {
+                let rule = Rule { words: rule, verdict };
+                rule.change(self, "--insert")?;
+                cut.rules.push(rule);
+            }
+        }
+        Ok(cut)
+    }
 }
 
 impl<'a> Namespace<'a> {
@@ -196,8 +235,9 @@ impl<'a> Namespace<'a> {
         let object = self.get(&["pod", pod])?;
         let address = object["status"]["podIP"].as_str().with_context(|| format!("pod {pod} has no address"))?;
         let mut cut = Cut { cluster: self.cluster(), rules: Vec::new() };
-        for rule in rules(address) {
-            raw_rule(cut.cluster, "--insert", &rule)?;
+        for words in rules(address) {
+            let rule = Rule { words, verdict: "DROP" };
+            rule.change(cut.cluster, "--insert")?;
             cut.rules.push(rule);
         }
         Ok(cut)

@@ -26,7 +26,7 @@ const FIRST_PORT: u16 = 5001;
 /// How many registries may run in one cluster at once.
 const PORTS: u16 = 100;
 /// How long it may take to start on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A registry that runs, or was stopped; gone with all its images when this is dropped.
 #[derive(Debug)]

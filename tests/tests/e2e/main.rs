@@ -5,10 +5,14 @@
 
 mod admission;
 mod election;
+mod entry_points;
 mod faults;
 mod figures;
+mod kinds;
 mod moves;
+mod probes;
 mod rollouts;
+mod specimen;
 mod stage;
 mod webhook_down;
 mod workload;

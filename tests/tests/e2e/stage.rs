@@ -39,22 +39,34 @@ impl Stage {
     /// Runs a test beside others. Left out, which is said, without a cluster in which leader is installed.
     pub(crate) fn test(label: &str, test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let _others = OTHERS.read().unwrap_or_else(PoisonError::into_inner);
-        Self::run(label, &[], test)
+        Self::run(label, &[], true, test)
+    }
+
+    /// As [`Stage::test`], without a keeper: for programs that write no ledger.
+    pub(crate) fn bare(label: &str, labels: &[(&str, &str)], test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let _others = OTHERS.read().unwrap_or_else(PoisonError::into_inner);
+        Self::run(label, labels, false, test)
+    }
+
+    /// As [`Stage::bare`], while no other test runs.
+    pub(crate) fn bare_alone(label: &str, test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+        let _alone = OTHERS.write().unwrap_or_else(PoisonError::into_inner);
+        Self::run(label, &[], false, test)
     }
 
     /// As [`Stage::test`], in a namespace with these labels.
     pub(crate) fn labelled(label: &str, labels: &[(&str, &str)], test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let _others = OTHERS.read().unwrap_or_else(PoisonError::into_inner);
-        Self::run(label, labels, test)
+        Self::run(label, labels, true, test)
     }
 
     /// As [`Stage::test`], while no other test runs.
     pub(crate) fn alone(label: &str, test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let _alone = OTHERS.write().unwrap_or_else(PoisonError::into_inner);
-        Self::run(label, &[], test)
+        Self::run(label, &[], true, test)
     }
 
-    fn run(label: &str, labels: &[(&str, &str)], test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
+    fn run(label: &str, labels: &[(&str, &str)], keeper: bool, test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         let Some(cluster) = Cluster::for_tests() else { return Ok(()) };
         let Some(images) = installed(cluster)? else {
             let name = cluster.name();
@@ -68,10 +80,10 @@ impl Stage {
         // Writers run as a user that does not exist on the node.
         fs::set_permissions(stamps.path(), Permissions::from_mode(0o777))?;
         let stage = Self { namespace: Namespace::with_labels(cluster, label, labels)?, images, stamps };
-        let result = stage.start_keeper().and_then(|()| test(&stage));
+        let result = if keeper { stage.start_keeper().and_then(|()| test(&stage)) } else { test(&stage) };
         if result.is_err() {
             stage.namespace.print_diagnosis();
-            if let Ok(report) = stage.report() {
+            if keeper && let Ok(report) = stage.report() {
                 eprintln!("{report}");
             }
         }
