@@ -11,7 +11,7 @@ use leader_specimen::options::{DEAF, FAILING};
 use leader_tests::image::{Format, Image};
 use serde_json::{Value, json};
 
-use crate::specimen::{CONTAINER, Specimen, name, ready_since, restarts, watched};
+use crate::specimen::{CONTAINER, Specimen, environment, name, ready_since, restarts, watched};
 use crate::stage::{Stage, until};
 
 /// The ports of the specimen.
@@ -43,9 +43,9 @@ fn probe(handler: &Value) -> Value {
 }
 
 /// A container with all ports, and these fields.
-fn container(specimen: &Specimen<'_>, fields: &Value) -> Value {
+fn container(fields: &Value) -> Value {
     let mut container = json!({
-        "env": specimen.environment(&PORTS),
+        "env": environment(&PORTS),
         "ports": [{"name": "web", "containerPort": 8080}],
     });
     json_patch::merge(&mut container, fields);
@@ -53,9 +53,9 @@ fn container(specimen: &Specimen<'_>, fields: &Value) -> Value {
 }
 
 /// A container with all three probes of one kind.
-fn probed(specimen: &Specimen<'_>, handler: &Value) -> Value {
+fn probed(handler: &Value) -> Value {
     let probe = probe(handler);
-    container(specimen, &json!({"startupProbe": probe, "livenessProbe": probe, "readinessProbe": probe}))
+    container(&json!({"startupProbe": probe, "livenessProbe": probe, "readinessProbe": probe}))
 }
 
 /// Fails unless every pod that was seen ready has been so ever since, and was never restarted. Gives the pods that are ready.
@@ -82,7 +82,7 @@ fn probes_of_every_kind_pass_on_leader_and_standby_through_a_fail_over() -> Resu
         let mut specimens = Vec::new();
         for (kind, handler) in handlers() {
             let specimen = Specimen::new(stage, kind)?;
-            let pod = specimen.pod(&probed(&specimen, &handler))?;
+            let pod = specimen.pod(&probed(&handler))?;
             specimen.apply(&specimen.deployment(2, &pod))?;
             specimens.push(specimen);
         }
@@ -157,7 +157,7 @@ fn the_agent_asks_as_the_kubelet_does() -> Result<()> {
         for (kind, handler) in handlers() {
             // One kind of probe is enough, and readiness is asked as long as the app runs.
             let ask = |specimen: &Specimen<'_>, elected: bool| -> Result<()> {
-                let pod = specimen.pod(&container(specimen, &json!({"readinessProbe": probe(&handler)})))?;
+                let pod = specimen.pod(&container(&json!({"readinessProbe": probe(&handler)})))?;
                 let mut deployment = specimen.deployment(1, &pod);
                 if !elected {
                     deployment["metadata"].as_object_mut().context("no metadata")?.remove("annotations");
@@ -191,7 +191,7 @@ fn an_app_whose_liveness_fails_is_restarted_and_leadership_moves() -> Result<()>
     Stage::bare("liveness", &[], |stage| {
         let specimen = Specimen::new(stage, "liveness")?;
         let handler = json!({"httpGet": {"path": "/ok", "port": 8080}});
-        let pod = specimen.pod(&container(&specimen, &json!({"livenessProbe": probe(&handler)})))?;
+        let pod = specimen.pod(&container(&json!({"livenessProbe": probe(&handler)})))?;
         specimen.apply(&specimen.deployment(2, &pod))?;
         specimen.wait_until_rolled_out("deployment")?;
         let leader = specimen.leader()?;
@@ -219,7 +219,7 @@ fn an_app_that_never_starts_gives_leadership_away() -> Result<()> {
     Stage::bare("deaf", &[], |stage| {
         let specimen = Specimen::new(stage, "deaf")?;
         let startup = probe(&json!({"httpGet": {"path": "/ok", "port": 8080}}));
-        let pod = specimen.pod(&container(&specimen, &json!({"startupProbe": startup, "livenessProbe": startup})))?;
+        let pod = specimen.pod(&container(&json!({"startupProbe": startup, "livenessProbe": startup})))?;
         specimen.tell(DEAF)?;
         specimen.apply(&specimen.deployment(2, &pod))?;
         let started_in = || -> Result<Vec<String>> {
@@ -256,13 +256,10 @@ fn a_slow_start_is_waited_for_after_a_promotion() -> Result<()> {
         let mut patient = fast.clone();
         patient["failureThreshold"] = json!(60);
         let variables = [PORTS.as_slice(), &[("SPECIMEN_LISTEN_AFTER", "8")]].concat();
-        let pod = specimen.pod(&container(
-            &specimen,
-            &json!({
-                "env": specimen.environment(&variables),
-                "startupProbe": patient, "livenessProbe": fast, "readinessProbe": fast,
-            }),
-        ))?;
+        let pod = specimen.pod(&container(&json!({
+            "env": environment(&variables),
+            "startupProbe": patient, "livenessProbe": fast, "readinessProbe": fast,
+        })))?;
         specimen.apply(&specimen.deployment(2, &pod))?;
         specimen.wait_until_rolled_out("deployment")?;
         let old = specimen.leader()?;
@@ -288,7 +285,7 @@ fn a_slow_start_is_waited_for_after_a_promotion() -> Result<()> {
 fn a_rollout_to_pods_without_a_way_to_the_api_server_stops_with_the_old_pods_running() -> Result<()> {
     Stage::bare_alone("no-way", |stage| {
         let specimen = Specimen::new(stage, "no-way")?;
-        let pod = specimen.pod(&container(&specimen, &json!({})))?;
+        let pod = specimen.pod(&container(&json!({})))?;
         specimen.apply(&specimen.deployment(2, &pod))?;
         specimen.wait_until_rolled_out("deployment")?;
         let leader = specimen.leader()?;
@@ -360,7 +357,7 @@ fn hooks_run_with_the_app_and_only_there() -> Result<()> {
             let specimen = Specimen::new(stage, kind)?;
             let post_start = json!({"exec": {"command": ["/specimen", "note", "after the start"]}});
             let lifecycle = json!({"postStart": post_start, "preStop": pre_stop});
-            let mut pod = specimen.pod(&container(&specimen, &json!({"lifecycle": lifecycle})))?;
+            let mut pod = specimen.pod(&container(&json!({"lifecycle": lifecycle})))?;
             pod["terminationGracePeriodSeconds"] = json!(30);
             specimen.apply(&specimen.deployment(2, &pod))?;
             specimen.wait_until_rolled_out("deployment")?;
@@ -412,7 +409,7 @@ fn the_images_stop_signal_ends_a_standby_at_once_and_reaches_the_leaders_app() -
                 Format::Docker,
             )?;
             let specimen = Specimen::new(stage, &signal.to_lowercase())?;
-            let environment = specimen.environment(&[("SPECIMEN_STOP", signal)]);
+            let environment = environment(&[("SPECIMEN_STOP", signal)]);
             let mut pod = specimen.pod(&json!({"image": reference, "command": null, "env": environment}))?;
             pod["terminationGracePeriodSeconds"] = json!(GRACE);
             specimen.apply(&specimen.deployment(2, &pod))?;
@@ -436,7 +433,7 @@ fn two_replicas_share_a_node_and_its_network() -> Result<()> {
     Stage::bare("host-network", &[], |stage| {
         let specimen = Specimen::new(stage, "host-network")?;
         let probe = probe(&json!({"httpGet": {"path": "/ok", "port": 18080}}));
-        let environment = specimen.environment(&[("SPECIMEN_HTTP", "18080")]);
+        let environment = environment(&[("SPECIMEN_HTTP", "18080")]);
         let container = json!({
             "env": environment, "readinessProbe": probe, "livenessProbe": probe, "startupProbe": probe,
         });

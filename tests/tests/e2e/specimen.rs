@@ -41,7 +41,7 @@ impl<'a> Specimen<'a> {
             "name": CONTAINER,
             "image": self.stage.image("leader-specimen")?,
             "command": ["/specimen"],
-            "env": self.environment(&[]),
+            "env": environment(&[]),
             // Without a request every busy process of the machine would come first.
             "resources": {"requests": {"cpu": "10m"}},
             "volumeMounts": [{"name": "folder", "mountPath": FOLDER}],
@@ -52,16 +52,6 @@ impl<'a> Specimen<'a> {
             "containers": [whole],
             "volumes": [{"name": "folder", "hostPath": {"path": self.folder, "type": "Directory"}}],
         }))
-    }
-
-    /// The container's `env`, with more variables.
-    pub(crate) fn environment(&self, more: &[(&str, &str)]) -> Value {
-        let mut all = vec![
-            json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
-            json!({"name": "SPECIMEN_FOLDER", "value": FOLDER}),
-        ];
-        all.extend(more.iter().map(|(name, value)| json!({"name": name, "value": value})));
-        all.into()
     }
 
     /// A Deployment of pods with this specification, elected under its own name with the shortest lease.
@@ -164,6 +154,16 @@ impl<'a> Specimen<'a> {
             Ok(pod)
         })
     }
+}
+
+/// The container's `env`, with more variables.
+pub(crate) fn environment(more: &[(&str, &str)]) -> Value {
+    let mut all = vec![
+        json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}),
+        json!({"name": "SPECIMEN_FOLDER", "value": FOLDER}),
+    ];
+    all.extend(more.iter().map(|(name, value)| json!({"name": name, "value": value})));
+    all.into()
 }
 
 /// Since when a pod has been ready, as the API has it; an error when it is not ready.
