@@ -21,6 +21,8 @@ use serde_json::Value;
 use crate::inject::Facts;
 
 const DEFAULT_ACCOUNT: &str = "default";
+/// The option that says which account pods run under.
+const SERVICE_ACCOUNT: &str = "leader.io/service-account";
 /// How many objects one request lists. The API server reads a page of this size in milliseconds.
 const PAGE: u32 = 500;
 /// How many pages of one kind are read for a warning.
@@ -32,21 +34,30 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub async fn look_up(client: &Client, namespace: &str, object: &Value) -> Result<Facts, kube::Error> {
     let others = async {
         // Who makes pods reads no warnings, and their workload's own review has said it.
-        match id_of(object).filter(|_| object["kind"] != "Pod") {
+        match annotation(object, names::ID).filter(|_| object["kind"] != "Pod") {
             Some(id) => Ok(other_workloads(client, namespace, id, object).await),
             None => Ok(Vec::new()),
         }
     };
-    let (default_account_in_use, other_workloads) =
-        futures::try_join!(default_account_in_use(client, namespace), others)?;
+    let default_account =
+        async { if account_is_settled(object) { Ok(false) } else { default_account_in_use(client, namespace).await } };
+    let (default_account_in_use, other_workloads) = futures::try_join!(default_account, others)?;
     Ok(Facts { default_account_in_use, other_workloads, ..Facts::default() })
 }
 
-/// The id that an object, or its pod template, asks for.
-fn id_of(object: &Value) -> Option<&str> {
+/// Whether the pods' account does not depend on what `default` gives: it is asked for, or the pod names one. A template that names
+/// one does not say so: it may be ours.
+fn account_is_settled(object: &Value) -> bool {
+    let named = object["spec"]["serviceAccountName"].as_str().unwrap_or_default();
+    annotation(object, SERVICE_ACCOUNT).is_some()
+        || object["kind"] == "Pod" && !named.is_empty() && named != DEFAULT_ACCOUNT
+}
+
+/// An annotation of the object, or of its pod template.
+fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
     let (spec, job) = (&object["spec"], &object["spec"]["jobTemplate"]["spec"]);
     let holders = [&object["metadata"], &spec["template"]["metadata"], &job["template"]["metadata"]];
-    holders.into_iter().find_map(|metadata| metadata["annotations"][names::ID].as_str())
+    holders.into_iter().find_map(|metadata| metadata["annotations"][key].as_str())
 }
 
 /// Whether the account `default` gives pods something that another one would not.
@@ -225,6 +236,24 @@ mod tests {
         assert!(!ours(label(), "Role", "leader-other"));
         assert!(!ours(json!({"team": "billing"}), "Role", "leader-billing"));
         assert!(!ours(Value::Null, "Role", "leader-billing"));
+    }
+
+    #[test]
+    fn accounts_that_do_not_depend_on_default() {
+        let pod = |name: Value| json!({ "kind": "Pod", "spec": { "serviceAccountName": name } });
+        assert!(account_is_settled(&pod(json!("billing"))));
+        for open in [json!("default"), json!(""), Value::Null] {
+            assert!(!account_is_settled(&pod(open)));
+        }
+        let asked = json!({ "metadata": { "annotations": { "leader.io/service-account": "dedicated" } } });
+        assert!(account_is_settled(&asked));
+        assert!(account_is_settled(&json!({ "kind": "Job", "spec": { "template": asked } })));
+        assert!(account_is_settled(
+            &json!({ "kind": "CronJob", "spec": { "jobTemplate": { "spec": { "template": asked } } } })
+        ));
+        // Injection may have put it there.
+        let template = json!({ "spec": { "serviceAccountName": "leader-billing" } });
+        assert!(!account_is_settled(&json!({ "kind": "Deployment", "spec": { "template": template } })));
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The objects of an id: service account, Role, RoleBinding and Lease, which let its pods elect and nothing else.
 //!
-//! They exist before the review is answered, because pods may start the moment after. None has an ownerReference: a deleted
-//! workload's pods are still shutting down, and a fresh Lease would let the next ones start beside them. [`objects`] decides from
-//! values; the requests are here.
+//! They exist before the review is answered, because pods may start the moment after, and because a pod whose account does not
+//! exist is refused after all webhooks
+//! (<https://github.com/kubernetes/kubernetes/blob/v1.36.0/plugin/pkg/admission/serviceaccount/admission.go>). None has an
+//! ownerReference: a deleted workload's pods are still shutting down, and a fresh Lease would let the next ones start beside
+//! them. [`objects`] decides from values; the requests are here.
 
 mod objects;
 
@@ -42,7 +44,7 @@ pub enum AccessError {
     },
     /// The account that the pods run under cannot exist.
     #[error(
-        "spec.template.spec.serviceAccountName: `{name}` is not the name of a service account, which is at most 253 lower-case letters, \
+        "serviceAccountName of the pods: `{name}` is not the name of a service account, which is at most 253 lower-case letters, \
          digits, `-` and `.`, e.g. `billing`"
     )]
     AccountName {
