@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Refusal,
+    handlers::{self, Way},
     json::{annotation, containers_mut, open_list, open_map, set, text},
     options::Chosen,
     parts,
@@ -20,10 +21,15 @@ pub(super) fn add(plain: &Value, chosen: Chosen<'_>, injection: Injection) -> Re
         ..Original::default()
     };
     let notes = &mut original.empty;
+    let address = handlers::needs_address(&injection.probes, &injection.hooks);
     if let Some(container) = containers_mut(&mut template).get_mut(chosen.index).and_then(Value::as_object_mut) {
-        set(container, "command", parts::wrap(&injection.entry).into(), notes);
-        open_list(container, "env", notes).extend(parts::environment(chosen.name));
+        set(container, "command", parts::wrap(&injection.entry.command).into(), notes);
+        if let Some(args) = &injection.entry.args {
+            set(container, "args", args.clone().into(), notes);
+        }
+        open_list(container, "env", notes).extend(parts::environment(chosen.name, address));
         open_list(container, "volumeMounts", notes).extend(parts::mounts());
+        original.handlers = handlers::route(container, Way::by(injection.port), notes);
     }
     if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
         let init = parts::init_container(&injection.agent_image, chosen.container);

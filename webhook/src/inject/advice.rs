@@ -87,6 +87,13 @@ pub(super) fn without_record(error: Option<&String>) -> String {
     )
 }
 
+/// The image may change under its name, and its entry point with it.
+pub(super) fn frozen(container: &str, image: &str) -> String {
+    format!(
+        "`{container}` sets no `command`: the entry point of image {image} is the one of now, also when the tag moves; name the image by digest"
+    )
+}
+
 /// The template's account stays because nothing else was asked for.
 pub(super) fn kept_account(named: Option<&str>, id: &str) -> String {
     let name = named.unwrap_or("default");

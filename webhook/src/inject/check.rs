@@ -5,17 +5,19 @@ use serde_json::Value;
 
 use super::{
     Refusal,
+    handlers::{self, Way},
     json::{containers, items, text, texts},
     options::Chosen,
 };
 
-/// Everything for which a template, with nothing injected in it, is refused. `object` is the workload around it.
-pub(super) fn refuse(object: &Value, template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
+/// Everything for which a template, with nothing injected in it, is refused. `object` is the workload around it,
+/// `way` the one that the kubelet will take to the agent.
+pub(super) fn refuse(object: &Value, template: &Value, chosen: Chosen<'_>, way: Way) -> Result<(), Refusal> {
     annotations(template)?;
     windows(template)?;
     collisions(object, template, chosen)?;
-    handlers(chosen)?;
     let spec = &template["spec"];
+    handlers::check(spec, chosen, way)?;
     if let Some(shared) = shared_pid_namespace(spec)
         && lacks_kill(spec, chosen.container)
     {
@@ -67,15 +69,6 @@ fn windows(template: &Value) -> Result<(), Refusal> {
     ] {
         if value == "windows" {
             return Err(Refusal::Windows { path });
-        }
-    }
-    Ok(())
-}
-
-fn handlers(chosen: Chosen<'_>) -> Result<(), Refusal> {
-    for field in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
-        if !chosen.container[field].is_null() {
-            return Err(Refusal::Handler { container: chosen.name.to_owned(), path: chosen.path(), field });
         }
     }
     Ok(())

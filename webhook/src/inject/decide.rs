@@ -6,13 +6,15 @@
 use std::collections::BTreeMap;
 
 use leader_agent::names;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
-    Account, Decision, Defaults, Election, Facts, Outcome, Refusal,
+    Account, Decision, Defaults, Election, Facts, ImageRequest, Outcome, Refusal,
     add::add,
     advice, check,
     eject::{canonical, eject, has_traces},
+    entry::{self, Entry, Found},
+    handlers::{self, Resolved, Way},
     json::{annotation, containers, items, text, texts},
     options::{self, Asked, Chosen, Options},
     parts,
@@ -91,7 +93,8 @@ fn turned_off(object: &Value, old: Option<&Value>, left: &[String]) -> Outcome {
         let label =
             template.pointer("/metadata/labels").and_then(|labels| labels.get(names::ID)).and_then(Value::as_str);
         let ids: Vec<&str> = annotated.into_iter().chain(label).collect();
-        outcome.object = with_template(object, eject(template, record.as_ref(), &ids));
+        let asked_for = handlers::without_released(template, object, old, record.as_ref());
+        outcome.object = with_template(object, eject(&asked_for, record.as_ref(), &ids));
     }
     outcome.warnings.extend(advice::left_behind(left));
     outcome
@@ -131,7 +134,7 @@ fn elect(
     let plain = if record.is_some() || is_touched(template) {
         let ids: Vec<&str> =
             [Some(options.id.as_str()), old.and_then(|old| annotation(old, names::ID))].into_iter().flatten().collect();
-        eject(template, record, &ids)
+        eject(&handlers::without_released(template, object, old, record), record, &ids)
     } else {
         template.clone()
     };
@@ -153,7 +156,8 @@ fn elect(
     }
 
     let chosen = options::container(options, &plain)?;
-    check::refuse(object, &plain, chosen)?;
+    let way = Way::new(&plain["spec"], None);
+    check::refuse(object, &plain, chosen, way)?;
     options.check_timing(&plain["spec"], chosen.container)?;
     let intact = own.filter(|record| is_intact(template, record));
     let mut warnings = Vec::new();
@@ -167,6 +171,8 @@ fn elect(
     if let Some(record) = intact
         .filter(of_its_own)
         .filter(|record| same(record) && obeys(record, options) && fits(template, record, chosen))
+        .filter(|record| handlers::fit(record, &plain["spec"], chosen, way))
+        .filter(|record| entry::agrees(record, options, chosen))
     {
         let mut kept = outcome(object.clone(), options, record, &plain, Made::KeptArriving, live_before);
         kept.warnings = warnings;
@@ -174,7 +180,24 @@ fn elect(
     }
 
     let previous = intact.or(live.as_ref().map(|live| &live.record));
-    let injection = injection(options, chosen, &plain, previous, defaults, facts)?;
+    let sibling = facts.sibling_record.as_deref().and_then(|text| Record::parse(text).ok());
+    let records: Vec<&Record> =
+        [own, live.as_ref().map(|live| &live.record), sibling.as_ref()].into_iter().flatten().collect();
+    let account = account_mode(options, &plain, previous, facts);
+    let entry = match entry::find(options, chosen, &records, facts.image.as_ref())? {
+        Found::Entry(entry) => entry,
+        Found::Ask { required } => {
+            return Ok(Decision::NeedsImage(image_request(options, chosen, &plain, account, required)));
+        }
+    };
+    warnings.extend(entry.warnings.iter().cloned());
+    let image = text(chosen.container, "image").unwrap_or_default();
+    let is_known = live.as_ref().is_some_and(|live| live_before && live.record.knows(image).is_some());
+    if entry.is_from_image(options) && !entry::has_digest(image) && !is_known {
+        warnings.push(advice::frozen(chosen.name, image));
+    }
+    let resolved = Resolved::new(&plain["spec"], chosen)?;
+    let injection = injection(options, chosen, account, entry, way, resolved, previous, defaults);
     if injection.account == AccountMode::Keep && options.account.is_none() && !live_before {
         warnings.push(advice::kept_account(account_of(&plain), options.id.as_str()));
     }
@@ -192,48 +215,70 @@ fn elect(
 fn injection(
     options: &Options,
     chosen: Chosen<'_>,
-    plain: &Value,
+    account: AccountMode,
+    entry: Entry,
+    way: Way,
+    handlers: Resolved,
     previous: Option<&Record>,
     defaults: &Defaults,
-    facts: &Facts,
-) -> Result<Injection, Refusal> {
-    let own_command = texts(chosen.container, "command");
-    let sets_command = !own_command.is_empty();
-    let entry = match &options.command {
-        _ if sets_command => own_command,
-        Some(words) => words.iter().map(|word| parts::escape(word)).collect(),
-        None => return Err(Refusal::NoCommand { container: chosen.name.to_owned(), path: chosen.path() }),
-    };
-    let by_default = || match previous {
-        // Decided once for an id: a binding of `default` that was made later starts no other account.
-        Some(record) if record.id == options.id.as_str() && record.decided_account() => record.service_account,
-        _ if facts.default_account_in_use => AccountMode::Keep,
-        _ => AccountMode::Dedicated,
-    };
-    let account = match (options.account, account_of(plain)) {
-        (Some(asked), _) => asked,
-        (None, Some(_)) => AccountMode::Keep,
-        (None, None) => by_default(),
-    };
-    Ok(Injection {
+) -> Injection {
+    Injection {
         id: options.id.clone(),
         container: chosen.name.to_owned(),
         lease_duration: options.lease_duration.clone(),
         stop_grace: options.stop_grace.clone(),
         account,
         entry,
-        sets_command,
         agent_image: defaults.agent_image.clone(),
-        stop_signal: None,
-        port: None,
-        probes: Map::new(),
-        hooks: Map::new(),
-        termination_grace: None,
-        digest: None,
-        args: None,
+        port: way.port(),
+        probes: handlers.probes,
+        hooks: handlers.hooks,
+        termination_grace: handlers.termination_grace,
         options: options.written.clone(),
         rest: previous.map(|record| record.rest.clone()).unwrap_or_default(),
-    })
+    }
+}
+
+/// Whose account the pods shall use.
+fn account_mode(options: &Options, plain: &Value, previous: Option<&Record>, facts: &Facts) -> AccountMode {
+    let by_default = || match previous {
+        // Decided once for an id: a binding of `default` that was made later starts no other account.
+        Some(record) if record.id == options.id.as_str() && record.decided_account() => record.service_account,
+        _ if facts.default_account_in_use => AccountMode::Keep,
+        _ => AccountMode::Dedicated,
+    };
+    match (options.account, account_of(plain)) {
+        (Some(asked), _) => asked,
+        (None, Some(_)) => AccountMode::Keep,
+        (None, None) => by_default(),
+    }
+}
+
+/// What has to be known about the image, and with whose credentials.
+fn image_request(
+    options: &Options,
+    chosen: Chosen<'_>,
+    plain: &Value,
+    account: AccountMode,
+    required: bool,
+) -> ImageRequest {
+    let spec = &plain["spec"];
+    let service_account = match account {
+        AccountMode::Dedicated => dedicated_name(options.id.as_str()),
+        AccountMode::Keep => account_of(plain).unwrap_or("default").to_owned(),
+    };
+    let labels = spec["nodeSelector"].as_object().into_iter().flatten();
+    ImageRequest {
+        image: text(chosen.container, "image").unwrap_or_default().to_owned(),
+        pull_secrets: items(spec, "imagePullSecrets")
+            .iter()
+            .filter_map(|secret| text(secret, "name"))
+            .map(str::to_owned)
+            .collect(),
+        service_account,
+        node_selector: labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect(),
+        required,
+    }
 }
 
 /// The account that a user's template names.
@@ -250,6 +295,7 @@ fn is_intact(template: &Value, record: &Record) -> bool {
     };
     let wrapped = containers(template).iter().find(|container| text(container, "name") == Some(&record.container));
     let account = record.dedicated_account();
+    let address = handlers::needs_address(&record.probes, &record.hooks);
     has(spec, "initContainers", 1, &parts::is_init_container)
         && items(spec, "initContainers").iter().filter(|item| parts::is_init_container(item)).all(parts::installs)
         && has(spec, "volumes", parts::volumes().len(), &parts::is_volume)
@@ -258,8 +304,10 @@ fn is_intact(template: &Value, record: &Record) -> bool {
         && wrapped.is_some_and(|container| {
             let is_variable = |item: &Value| parts::is_variable(item, &[&record.container]);
             texts(container, "command") == parts::wrap(&record.command)
+                && record.args.as_ref().is_none_or(|args| texts(container, "args") == *args)
                 && has(container, "volumeMounts", parts::mounts().len(), &parts::is_mount)
-                && has(container, "env", names::env::INJECTED.len(), &is_variable)
+                && has(container, "env", names::env::INJECTED.len() + usize::from(address), &is_variable)
+                && handlers::is_routed(container, record)
         })
 }
 

@@ -4,6 +4,7 @@ use leader_agent::names;
 use serde_json::{Map, Value};
 
 use super::{
+    handlers,
     json::{
         annotation, clear, close, containers, containers_mut, is_empty, items, list_of_texts, take_out, text, texts,
     },
@@ -15,7 +16,10 @@ use super::{
 pub(super) fn has_traces(template: &Value) -> bool {
     containers(template)
         .iter()
-        .any(|container| ["command", "args"].iter().any(|key| parts::unwrap(&texts(container, key)).is_some()))
+        .any(|container| {
+            ["command", "args"].iter().any(|key| parts::unwrap(&texts(container, key)).is_some())
+                || handlers::has_traces(container)
+        })
         || template.get("spec").is_some_and(|spec| items(spec, "initContainers").iter().any(parts::is_init_container))
 }
 
@@ -33,12 +37,19 @@ pub(super) fn eject(template: &Value, record: Option<&Record>, ids: &[&str]) -> 
         take_out(spec, "volumes", &original.empty, parts::is_volume);
         account(spec, record, original, &ids);
     }
+    // It was renamed, then.
+    let is_gone = record.is_some_and(|record| {
+        containers(&template).iter().all(|container| text(container, "name") != Some(&record.container))
+    });
     for container in containers_mut(&mut template) {
         let name = text(container, "name").unwrap_or_default().to_owned();
         let mut names = vec![name.as_str()];
         names.extend(record.map(|record| record.container.as_str()));
+        let renamed = is_gone && handlers::has_traces(container);
+        let handlers_of = record.filter(|record| record.container == name || renamed);
         let record = record.filter(|record| record.container == name);
         let Some(container) = container.as_object_mut() else { continue };
+        handlers::restore(container, handlers_of);
         let nothing = Map::new();
         let notes = record.map_or(&nothing, |record| &record.original.empty);
         take_out(container, "volumeMounts", notes, parts::is_mount);
@@ -52,6 +63,11 @@ pub(super) fn eject(template: &Value, record: Option<&Record>, ids: &[&str]) -> 
 /// Puts the container's own command back, or keeps the new one that stands in its place.
 fn command(container: &mut Map<String, Value>, record: Option<&Record>, notes: &Map<String, Value>) {
     let now = list_of_texts(container.get("command"));
+    let is_ours = |args: &Vec<String>| list_of_texts(container.get("args")) == *args;
+    if record.and_then(|record| record.args.as_ref()).is_some_and(is_ours) {
+        // Beside a new command of the user's too: the image's CMD is not for that one.
+        clear(container, "args", notes);
+    }
     if let Some(record) = record.filter(|record| now == parts::wrap(&record.command)) {
         if record.original.sets_command {
             container.insert("command".to_owned(), record.command.clone().into());
@@ -152,6 +168,7 @@ pub(super) fn canonical(template: &Value) -> Value {
         for key in ["env", "volumeMounts", "command", "args"] {
             close(container, key, &nothing);
         }
+        handlers::canonical(container);
     }
     if let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) {
         for key in ["annotations", "labels", "creationTimestamp"] {

@@ -8,6 +8,8 @@ mod advice;
 mod check;
 mod decide;
 mod eject;
+mod entry;
+mod handlers;
 mod json;
 mod options;
 mod parts;
@@ -20,6 +22,7 @@ mod shape;
 use std::collections::BTreeMap;
 
 use leader_agent::id::LeaderId;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use decide::workload;
@@ -60,15 +63,20 @@ pub enum ImageAnswer {
 }
 
 /// What an image's configuration says about how a container of it runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ImageFacts {
     /// Digest of the manifest or index that the reference led to, e.g. `sha256:...`.
+    #[serde(skip)]
     pub digest: String,
     /// `ENTRYPOINT`, empty where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
     /// `CMD`, empty where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cmd: Vec<String>,
     /// `STOPSIGNAL`, as it is written in the image.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
 }
 

@@ -82,9 +82,12 @@ pub(super) fn mounts() -> [Value; 2] {
     ]
 }
 
-pub(super) fn environment(container: &str) -> Vec<Value> {
+/// The agent's variables; `address` adds the pod's.
+pub(super) fn environment(container: &str, address: bool) -> Vec<Value> {
+    let optional = env::OPTIONAL.iter().filter(|_| address);
     env::INJECTED
         .iter()
+        .chain(optional)
         .map(|&name| match field_path(name) {
             Some(path) => json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}),
             None => json!({"name": name, "value": plain_value(name, container)}),
@@ -98,6 +101,7 @@ fn field_path(name: &str) -> Option<String> {
         env::POD_NAME => "metadata.name".to_owned(),
         env::POD_UID => "metadata.uid".to_owned(),
         env::NAMESPACE => "metadata.namespace".to_owned(),
+        env::POD_IP => "status.podIP".to_owned(),
         env::RECORD => format!("metadata.annotations['{}']", names::INJECTED),
         _ => return None,
     })
@@ -139,9 +143,13 @@ pub(super) fn is_mount(item: &Value) -> bool {
     }
 }
 
+fn is_ours(variable: &str) -> bool {
+    env::INJECTED.contains(&variable) || env::OPTIONAL.contains(&variable)
+}
+
 /// Whether an item of `env` is ours, in a container that has, or had when it was wrapped, one of these names.
 pub(super) fn is_variable(item: &Value, containers: &[&str]) -> bool {
-    let Some(name) = item["name"].as_str().filter(|name| env::INJECTED.contains(name)) else { return false };
+    let Some(name) = item["name"].as_str().filter(|name| is_ours(name)) else { return false };
     match field_path(name) {
         // A `value` beside it is the user's, merged field by field.
         Some(path) => item["valueFrom"]["fieldRef"]["fieldPath"] == path.as_str() && item.get("value").is_none(),

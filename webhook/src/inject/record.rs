@@ -9,7 +9,7 @@ use leader_agent::{id::LeaderId, names};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Refusal;
+use super::{ImageFacts, Refusal, entry::Entry};
 
 /// The version of the record that this program writes.
 const VERSION: u32 = 1;
@@ -58,6 +58,9 @@ pub(super) struct Record {
     /// Digest of the manifest or index that the image led to, when its registry was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// What the image's configuration said then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_config: Option<ImageFacts>,
     /// The image's `CMD` as it stands in the container's `args`, where injection put it there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
@@ -116,16 +119,12 @@ pub(super) struct Injection {
     pub lease_duration: String,
     pub stop_grace: Option<String>,
     pub account: AccountMode,
-    pub entry: Vec<String>,
-    pub sets_command: bool,
+    pub entry: Entry,
     pub agent_image: String,
-    pub stop_signal: Option<String>,
     pub port: Option<u16>,
     pub probes: Map<String, Value>,
     pub hooks: Map<String, Value>,
     pub termination_grace: Option<i64>,
-    pub digest: Option<String>,
-    pub args: Option<Vec<String>>,
     pub options: BTreeMap<String, String>,
     pub rest: Map<String, Value>,
 }
@@ -133,7 +132,7 @@ pub(super) struct Injection {
 impl Injection {
     /// The record of this injection into a container of `image`.
     pub(super) fn record(self, image: Option<String>, mut original: Original) -> Record {
-        original.sets_command = self.sets_command;
+        original.sets_command = self.entry.sets_command;
         Record {
             version: VERSION,
             id: self.id.to_string(),
@@ -141,16 +140,17 @@ impl Injection {
             lease_duration: self.lease_duration,
             stop_grace: self.stop_grace,
             service_account: self.account,
-            command: self.entry,
+            command: self.entry.command,
             image,
             agent_image: self.agent_image,
-            stop_signal: self.stop_signal,
+            stop_signal: self.entry.stop_signal,
             port: self.port,
             probes: self.probes,
             hooks: self.hooks,
             termination_grace: self.termination_grace,
-            digest: self.digest,
-            args: self.args,
+            digest: self.entry.image.as_ref().map(|facts| facts.digest.clone()).filter(|digest| !digest.is_empty()),
+            image_config: self.entry.image,
+            args: self.entry.args,
             options: self.options,
             original,
             rest: self.rest,
@@ -165,13 +165,23 @@ impl Record {
         else {
             return Ok(None);
         };
-        let text = annotation.as_str().ok_or("it is not a text")?;
+        Self::parse(annotation.as_str().ok_or("it is not a text")?).map(Some)
+    }
+
+    /// Reads the value of the annotation.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
         let record: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if record.version == 0 {
             return Err("its version is 0".to_owned());
         }
         record.id.parse::<LeaderId>().map_err(|error| error.to_string())?;
-        Ok(Some(record))
+        Ok(record)
+    }
+
+    /// What was known about the wrapped container's image, if it was this one.
+    pub(super) fn knows(&self, image: &str) -> Option<ImageFacts> {
+        let facts = self.image_config.as_ref().filter(|_| self.image.as_deref() == Some(image))?;
+        Some(ImageFacts { digest: self.digest.clone().unwrap_or_default(), ..facts.clone() })
     }
 
     /// The value of the annotation; the same record gives the same bytes.

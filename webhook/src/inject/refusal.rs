@@ -88,27 +88,69 @@ pub enum Refusal {
     },
     /// The container's entry point is not known.
     #[error(
-        "container `{container}` ({path}) sets no `command`, and looking up the entry point in its image is not supported yet: \
-         set `command` there, or give the image's entry point as the annotation leader.io/command: '[\"/app\", \"serve\"]'"
+        "container `{container}` ({path}) sets no `command`, and the entry point of its image {image} could not be looked up: {reason}. \
+         Set `command` there, or give the image's entry point as the annotation leader.io/command: '[\"/app\", \"serve\"]'"
     )]
-    NoCommand {
+    NoEntryPoint {
         /// The container.
         container: String,
         /// Where it stands.
         path: String,
+        /// The image.
+        image: String,
+        /// Why it could not be asked, in one clause.
+        reason: String,
     },
-    /// The container has a probe or lifecycle hook.
+    /// Neither the container nor its image says what to start.
     #[error(
-        "container `{container}` ({path}) has a {field}, which would run on standbys too, where the app does not: probes and lifecycle \
-         hooks are not supported yet; remove {field}, or elect another container with the annotation leader.io/container"
+        "container `{container}` ({path}) sets neither `command` nor `args`, and its image {image} has neither ENTRYPOINT nor CMD: \
+         there is nothing to run; set `command` there"
     )]
-    Handler {
+    NothingToRun {
         /// The container.
         container: String,
         /// Where it stands.
         path: String,
-        /// `livenessProbe`, `readinessProbe`, `startupProbe` or `lifecycle`.
-        field: &'static str,
+        /// The image.
+        image: String,
+    },
+    /// A probe or hook with more than one handler.
+    #[error("{path} has {} handlers ({}): a probe or hook has exactly one, remove the others", .found.len(), .found.join(", "))]
+    SeveralHandlers {
+        /// The probe or hook.
+        path: String,
+        /// The kinds of its handlers.
+        found: Vec<&'static str>,
+    },
+    /// A probe or hook without a handler that the agent can carry out.
+    #[error(
+        "{path} has no handler{}: give it exactly one of {}, or remove it",
+        if .unknown.is_empty() { String::new() } else { format!(" that this version knows (it has {})", .unknown.join(", ")) },
+        .known.join(", ")
+    )]
+    NoHandler {
+        /// The probe or hook.
+        path: String,
+        /// Its fields that may be handlers of a newer API.
+        unknown: Vec<String>,
+        /// The kinds that it can have.
+        known: &'static [&'static str],
+    },
+    /// A handler's port is neither a number nor the name of one.
+    #[error(
+        "{path} is `{port}`, which is neither a number from 1 to 65535 nor the name of a port of container `{container}` ({}): \
+         correct it, or add the name to the container's ports",
+        if .named.is_empty() { "it names none".to_owned() } else { format!("it names {}", .named.join(", ")) }
+    )]
+    NoSuchPort {
+        /// The handler's `port`.
+        path: String,
+        /// Its value.
+        port: String,
+        /// The container.
+        container: String,
+        /// The names of the container's ports.
+        named: Vec<String>,
     },
     /// The user's template uses a name or path that injection needs.
     #[error("{path} uses {what}, which is reserved for the injected agent: {fix}")]

@@ -1,6 +1,7 @@
 //! Injection against what users write and what the API server makes of it.
 
 mod cluster;
+mod entry_points;
 mod properties;
 mod records;
 mod refusals;
@@ -8,7 +9,7 @@ mod snapshots;
 mod templates;
 mod writes;
 
-use leader_webhook::inject::{Decision, Defaults, Facts, Outcome, Refusal, workload};
+use leader_webhook::inject::{Decision, Defaults, Facts, ImageAnswer, Outcome, Refusal, workload};
 use serde_json::{Value, json};
 
 const AGENT_IMAGE: &str = "ghcr.io/leader-io/leader-agent:0.1.0";
@@ -18,11 +19,16 @@ fn review(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
     done(object, old, AGENT_IMAGE, &Facts::default())
 }
 
-/// The decision, when nothing needs to be looked up for it.
+/// The decision, where registries are not asked unless `facts` say what they answered.
 fn done(object: &Value, old: Option<&Value>, agent_image: &str, facts: &Facts) -> Result<Outcome, Refusal> {
-    match workload(object, old, &Defaults { agent_image: agent_image.to_owned() }, facts)? {
+    let decide = |facts: &Facts| workload(object, old, &Defaults { agent_image: agent_image.to_owned() }, facts);
+    let decision = match decide(facts)? {
+        Decision::NeedsImage(_) => decide(&Facts { image: Some(ImageAnswer::NotAsked), ..facts.clone() })?,
+        done => done,
+    };
+    match decision {
         Decision::Done(outcome) => Ok(outcome),
-        Decision::NeedsImage(request) => panic!("{request:?}"),
+        Decision::NeedsImage(request) => panic!("it was answered: {request:?}"),
     }
 }
 
