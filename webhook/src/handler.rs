@@ -33,8 +33,9 @@ use tokio::{
 use crate::{
     access::{self, AccessError},
     api_error, facts,
-    inject::{self, Decision, Defaults, Election, Facts, ImageAnswer, Refusal},
+    inject::{self, Decision, Defaults, Election, Facts, ImageAnswer, ImageRequest, Refusal},
     metrics::{self, Metrics},
+    registry::{Registries, cluster::Cluster},
     review::{self, Malformed, Plan, Review},
 };
 
@@ -50,6 +51,11 @@ const LONGEST: Duration = Duration::from_secs(30);
 const WAY: Duration = Duration::from_secs(2);
 /// How many reviews are worked on at once; one of full size takes about 30 MB as JSON values, and the pod has 512.
 const AT_ONCE: usize = 8;
+/// The longest body of a review that does not count as worked on while a registry is waited for. A registry that is down would hold
+/// up the reviews of all others otherwise.
+const LIGHT: usize = 128 * 1024;
+/// How many such reviews wait at once; together they take no more than the others may.
+const WAITING: usize = 64;
 
 /// What reviews are answered with.
 pub struct Webhook {
@@ -64,6 +70,14 @@ pub struct Webhook {
     draining: AtomicBool,
     metrics: Metrics,
     slots: Arc<Semaphore>,
+    waiting: Semaphore,
+    images: Cluster,
+}
+
+/// The right to be worked on.
+struct Slot {
+    permit: OwnedSemaphorePermit,
+    is_light: bool,
 }
 
 /// Why a review was not answered with an outcome.
@@ -116,13 +130,15 @@ impl Webhook {
     /// A webhook that serves until [`Webhook::drain`].
     pub fn new(
         client: Client,
+        registries: Arc<Registries>,
         defaults: Defaults,
         namespace: String,
         certificates: watch::Receiver<keeper::State>,
     ) -> Arc<Self> {
         let (metrics, slots) = (Metrics::default(), Arc::new(Semaphore::new(AT_ONCE)));
-        let draining = AtomicBool::new(false);
-        Arc::new(Self { client, defaults, namespace, certificates, draining, metrics, slots })
+        let (draining, waiting) = (AtomicBool::new(false), Semaphore::new(WAITING));
+        let images = Cluster::new(client.clone(), registries);
+        Arc::new(Self { client, defaults, namespace, certificates, draining, metrics, slots, waiting, images })
     }
 
     /// From now on it is not ready, so that clients go elsewhere; reviews are answered still.
@@ -141,12 +157,7 @@ impl Webhook {
     }
 
     /// The answer to a review that was read.
-    async fn judge(
-        &self,
-        review: Arc<Review>,
-        slot: OwnedSemaphorePermit,
-        deadline: Deadline,
-    ) -> (metrics::Result, AdmissionResponse) {
+    async fn judge(&self, review: Arc<Review>, slot: Slot, deadline: Deadline) -> (metrics::Result, AdmissionResponse) {
         match review.plan(&self.namespace) {
             Plan::Pass(reason) => {
                 tracing::debug!(uid = review.request.uid, reason, "passed");
@@ -154,7 +165,7 @@ impl Webhook {
             }
             Plan::Refuse(reason) => (metrics::Result::Refused, review.refuse(&reason)),
             Plan::Inject => {
-                let work = Box::pin(self.inject(Arc::clone(&review), slot));
+                let work = Box::pin(self.inject(Arc::clone(&review), slot, deadline));
                 let work = tokio::time::timeout_at(deadline.at, work).await;
                 work.unwrap_or(Err(Failure::Timeout(deadline.patience))).unwrap_or_else(|failure| {
                     let result = match &failure {
@@ -171,12 +182,13 @@ impl Webhook {
     async fn inject(
         &self,
         review: Arc<Review>,
-        slot: OwnedSemaphorePermit,
+        mut slot: Slot,
+        deadline: Deadline,
     ) -> Result<(metrics::Result, AdmissionResponse), Failure> {
         let (Some(object), namespace) = (&review.object, review.namespace()) else {
             unreachable!("a plan to inject has an object")
         };
-        let facts = if review::asks_for_an_election(object) {
+        let mut facts = if review::asks_for_an_election(object) {
             facts::look_up(&self.client, namespace, object).await.map_err(Box::new)?
         } else {
             // Nothing is going to be injected.
@@ -184,19 +196,73 @@ impl Webhook {
         };
         // A large object is worked on for long, and in this thread nothing else would be answered meanwhile. The work cannot be
         // interrupted, so that the slot is its own until it ends, whoever still waits for it.
-        let (worked_on, defaults) = (Arc::clone(&review), self.defaults.clone());
-        let work = move || {
-            let answer = decide(&worked_on, &defaults, facts);
-            (answer, slot)
+        let (answer, _slot) = loop {
+            let (worked_on, defaults) = (Arc::clone(&review), self.defaults.clone());
+            let work = move || {
+                let step = decide(&worked_on, &defaults, &facts);
+                (step, facts, slot)
+            };
+            let (step, known, free) = tokio::task::spawn_blocking(work).await?;
+            match step? {
+                Step::Done(answer) => break (answer, free),
+                Step::NeedsImage(request) => {
+                    facts = known;
+                    slot = self.aside(free, self.find_image(namespace, object, &request, deadline, &mut facts)).await;
+                }
+            }
         };
-        let (answer, _slot) = tokio::task::spawn_blocking(work).await?;
-        let Answer { election, result, response } = answer?;
+        let Answer { election, result, response } = *answer;
         if let Some(election) = election.filter(|_| response.allowed) {
             let made = access::ensure(&self.client, namespace, &election, review.request.dry_run);
             Box::pin(made).await?;
         }
         Ok((result, response))
     }
+
+    /// Looks an image up, and where that fails, what another pod of the same owner knows about it.
+    async fn find_image(
+        &self,
+        namespace: &str,
+        object: &Value,
+        request: &ImageRequest,
+        deadline: Deadline,
+        facts: &mut Facts,
+    ) {
+        let started = Instant::now();
+        let left = deadline.at.saturating_duration_since(tokio::time::Instant::now());
+        let found = self.images.look_up(namespace, request, left).await;
+        self.metrics.count_look_up(found.counts_as(), started.elapsed());
+        if let ImageAnswer::Failed(reason) = &found.answer {
+            tracing::warn!(namespace, image = request.image, reason, "an image's entry point was not found");
+            let id = object["metadata"]["annotations"][leader_agent::names::ID].as_str();
+            if let Some(id) = id.filter(|_| request.required && object["kind"] == "Pod") {
+                let record = facts::sibling_record(&self.client, namespace, object, id).await;
+                facts.sibling_record = record.unwrap_or_else(|error| {
+                    tracing::warn!(namespace, id, %error, "cannot read the pods of the same owner");
+                    None
+                });
+            }
+        }
+        facts.image = Some(found.answer);
+    }
+
+    /// Does `work`, which waits for others, and gives the slot away meanwhile where that is safe.
+    async fn aside(&self, slot: Slot, work: impl Future<Output = ()>) -> Slot {
+        let Some(_waiting) = self.waiting.try_acquire().ok().filter(|_| slot.is_light) else {
+            work.await;
+            return slot;
+        };
+        drop(slot.permit);
+        work.await;
+        let Ok(permit) = Arc::clone(&self.slots).acquire_owned().await else { unreachable!("it is never closed") };
+        Slot { permit, ..slot }
+    }
+}
+
+/// What injection came to.
+enum Step {
+    Done(Box<Answer>),
+    NeedsImage(ImageRequest),
 }
 
 /// What is answered, once the objects of the election are there.
@@ -207,13 +273,11 @@ struct Answer {
 }
 
 /// Everything between the requests: it takes as long as the object is large.
-fn decide(review: &Review, defaults: &Defaults, mut facts: Facts) -> Result<Answer, Refusal> {
+fn decide(review: &Review, defaults: &Defaults, facts: &Facts) -> Result<Step, Refusal> {
     let object = review.object.as_ref().unwrap_or(&Value::Null);
-    let outcome = loop {
-        match inject::workload(object, review.old.as_ref(), defaults, &facts)? {
-            Decision::Done(outcome) => break outcome,
-            Decision::NeedsImage(_) => facts.image = Some(ImageAnswer::NotAsked),
-        }
+    let outcome = match inject::workload(object, review.old.as_ref(), defaults, facts)? {
+        Decision::Done(outcome) => outcome,
+        Decision::NeedsImage(request) => return Ok(Step::NeedsImage(request)),
     };
     let election = outcome.election.clone();
     let response = review.accept(outcome);
@@ -224,16 +288,17 @@ fn decide(review: &Review, defaults: &Defaults, mut facts: Facts) -> Result<Answ
         (true, None, Some(_)) => metrics::Result::Ejected,
         (true, None, None) => metrics::Result::Passed,
     };
-    Ok(Answer { election, result, response })
+    Ok(Step::Done(Box::new(Answer { election, result, response })))
 }
 
 async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Response {
     let deadline = Deadline::of(request.uri().query());
-    let slot = Arc::clone(&webhook.slots).acquire_owned();
-    let Ok(Ok(slot)) = tokio::time::timeout_at(deadline.at, slot).await else {
+    let permit = Arc::clone(&webhook.slots).acquire_owned();
+    let Ok(Ok(permit)) = tokio::time::timeout_at(deadline.at, permit).await else {
         return reject(&webhook, &Rejection::Busy, Instant::now());
     };
     let read = read(request).await;
+    let slot = Slot { permit, is_light: read.as_ref().is_ok_and(|body| body.len() <= LIGHT) };
     let started = Instant::now();
     let review = match read.and_then(|body| Ok(Review::parse(&body)?)) {
         Ok(review) => Arc::new(review),

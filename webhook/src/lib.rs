@@ -8,6 +8,7 @@ pub mod api_error;
 pub mod facts;
 pub mod handler;
 pub mod metrics;
+pub mod registry;
 pub mod review;
 pub mod run;
 pub mod server;

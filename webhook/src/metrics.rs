@@ -47,9 +47,35 @@ impl fmt::Display for Result {
     }
 }
 
+/// How the look-up of an image ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum LookUp {
+    /// The registry told.
+    Found,
+    /// It had told before; failures that are remembered count as what they were.
+    Known,
+    /// It refused: 401 or 403.
+    Denied,
+    /// It has no such image.
+    Missing,
+    /// It had too many requests.
+    Limited,
+    /// There was no connection to it.
+    Unreachable,
+    /// It did not answer in time.
+    Slow,
+    /// It answered with what cannot be used, or could not be asked.
+    Unusable,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Labels {
     result: Result,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookUpLabels {
+    result: LookUp,
 }
 
 /// The counters, and their registry.
@@ -58,6 +84,8 @@ pub struct Metrics {
     registry: Registry,
     reviews: Family<Labels, Counter>,
     durations: Histogram,
+    look_ups: Family<LookUpLabels, Counter>,
+    look_up_durations: Histogram,
 }
 
 impl Default for Metrics {
@@ -67,7 +95,11 @@ impl Default for Metrics {
         registry.register("reviews", "Admission reviews answered, by how they ended", reviews.clone());
         let help = "From a review's last byte to its answer";
         registry.register_with_unit("review_duration", help, Unit::Seconds, durations.clone());
-        Self { registry, reviews, durations }
+        let (look_ups, look_up_durations) = (Family::<LookUpLabels, Counter>::default(), Histogram::new(BUCKETS));
+        registry.register("image_lookups", "Look-ups of images' entry points, by how they ended", look_ups.clone());
+        let help = "From asking for an image's entry point to the answer, the pods' pull secrets included";
+        registry.register_with_unit("image_lookup_duration", help, Unit::Seconds, look_up_durations.clone());
+        Self { registry, reviews, durations, look_ups, look_up_durations }
     }
 }
 
@@ -76,6 +108,12 @@ impl Metrics {
     pub fn count(&self, result: Result, duration: Duration) {
         self.reviews.get_or_create(&Labels { result }).inc();
         self.durations.observe(duration.as_secs_f64());
+    }
+
+    /// Counts one look-up of an image.
+    pub fn count_look_up(&self, result: LookUp, duration: Duration) {
+        self.look_ups.get_or_create(&LookUpLabels { result }).inc();
+        self.look_up_durations.observe(duration.as_secs_f64());
     }
 
     /// Everything, as text.

@@ -12,7 +12,7 @@ use leader_certs::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{handler::Webhook, inject::Defaults, server, settings::Settings};
+use crate::{handler::Webhook, inject::Defaults, registry::Registries, server, settings::Settings};
 
 /// The oldest minor version of Kubernetes 1 that is supported: the first with stable ValidatingAdmissionPolicy.
 const OLDEST_MINOR: u32 = 30;
@@ -27,6 +27,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // Before anything else: a stop signal must not be lost while the parts come up.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let registries = Registries::new(&settings.registries)?;
     let client = connect().await?;
     let agent_image = agent_image(&client, &settings).await?;
     tracing::info!(agent_image, listen = %settings.listen, "starting");
@@ -41,7 +42,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Timestamp::now(),
     )?;
     let keeper = tokio::spawn(keeper.run());
-    let webhook = Webhook::new(client, Defaults { agent_image }, settings.namespace.clone(), certificates);
+    let defaults = Defaults { agent_image };
+    let webhook = Webhook::new(client, registries, defaults, settings.namespace.clone(), certificates);
     let listener =
         server::listen(settings.listen).await.with_context(|| format!("listening on {}", settings.listen))?;
     let router = webhook.clone().router();

@@ -5,6 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Parser;
 use leader_agent::timing::{TimingError, parse_duration};
 
+use crate::registry::Options;
+
 /// The admission webhook of leader.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "leader-webhook", version)]
@@ -30,6 +32,9 @@ pub struct Settings {
     /// Name of the webhook's own pod, where `--agent-image` is unset.
     #[arg(long, env = "LEADER_WEBHOOK_POD")]
     pub pod: Option<String>,
+    /// How registries are asked for entry points.
+    #[command(flatten)]
+    pub registries: Options,
     /// How long to serve on after the stop signal, while clients learn that this replica goes.
     #[arg(long, env = "LEADER_WEBHOOK_DRAIN", default_value = "5s", value_parser = duration)]
     pub drain: Duration,

@@ -10,7 +10,12 @@ use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
 use leader_certs::{authority::Authority, keeper::State, leaf::Leaf, resolver::Resolver};
-use leader_webhook::{handler::Webhook, inject::Defaults, server};
+use leader_webhook::{
+    handler::Webhook,
+    inject::Defaults,
+    registry::{Options, Registries},
+    server,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -49,7 +54,8 @@ impl Running {
         let resolver = Arc::new(Resolver::new(leaf.certified_key));
         let (certificates, receiver) = watch::channel(State::Trusted { from: leaf.not_before, until: leaf.not_after });
         let defaults = Defaults { agent_image: "agent:1".to_owned() };
-        let webhook = Webhook::new(api.client(), defaults, "leader-system".to_owned(), receiver);
+        let registries = Registries::new(&Options::default()).unwrap();
+        let webhook = Webhook::new(api.client(), registries, defaults, "leader-system".to_owned(), receiver);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
