@@ -136,26 +136,106 @@ fn the_patch_of_kubectl_leader_stores_what_the_webhook_answers() -> Result<()> {
     })
 }
 
+/// Sees that `manifest` cannot be applied, that a webhook of ours says so, and that it says all of `parts`.
+fn ensure_refused(kubectl: Tool, manifest: &Value, webhook: &str, parts: &[&str]) -> Result<()> {
+    let output = kubectl.args(["apply", "-f", "-"]).input(manifest.to_string()).output()?;
+    ensure!(!output.success(), "it was let through: {}", output.stdout);
+    let denied = format!("admission webhook \"{webhook}\" denied the request");
+    for part in [&[denied.as_str()], parts].concat() {
+        ensure!(output.stderr.contains(part), "no `{part}` in {}", output.stderr);
+    }
+    Ok(())
+}
+
+/// An object that makes pods, and that no node could run; `annotations` stand on its metadata, `on_template` on its pod template.
+pub(crate) fn maker(kind: &str, annotations: &Value, on_template: &Value) -> Value {
+    let labels = json!({"app": "refused"});
+    let mut template = json!({
+        "metadata": {"labels": labels, "annotations": on_template},
+        "spec": {"containers": [{"name": "app", "image": "registry.invalid/app:1", "command": ["/app"]}]},
+    });
+    let metadata = json!({"name": "refused", "annotations": annotations});
+    let (version, spec) = match kind {
+        "Job" | "CronJob" => {
+            template["spec"]["restartPolicy"] = json!("Never");
+            let job = json!({"template": template});
+            (
+                "batch/v1",
+                if kind == "Job" { job } else { json!({"schedule": "0 0 1 1 *", "jobTemplate": {"spec": job}}) },
+            )
+        }
+        "ReplicationController" => ("v1", json!({"replicas": 1, "selector": labels, "template": template})),
+        _ => ("apps/v1", json!({"selector": {"matchLabels": labels}, "serviceName": "refused", "template": template})),
+    };
+    let mut maker = json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec});
+    if kind != "StatefulSet" && version == "apps/v1" {
+        maker["spec"].as_object_mut().into_iter().for_each(|spec| drop(spec.remove("serviceName")));
+    }
+    maker
+}
+
 #[test]
 fn what_cannot_be_injected_is_refused_with_what_to_do() -> Result<()> {
-    Stage::test("refused", |stage| {
-        let refused = |manifest: &Value, parts: &[&str]| -> Result<()> {
-            let output = stage.namespace.kubectl(&["apply", "-f", "-"]).input(manifest.to_string()).output()?;
-            ensure!(!output.success(), "it was let through: {}", output.stdout);
-            for part in [&["inject.leader.io", "denied the request"], parts].concat() {
-                ensure!(output.stderr.contains(part), "no `{part}` in {}", output.stderr);
-            }
-            Ok(())
+    Stage::bare("refused", &[], |stage| {
+        let refused = |manifest: &Value, parts: &[&str]| {
+            ensure_refused(stage.namespace.kubectl(&[]), manifest, "inject.leader.io", parts)
         };
         let writer = Writer::new("refused").without_stamps();
-        refused(&writer.clone().annotated("leader.io/ID", "a").manifest(stage)?, &["did you mean leader.io/id"])?;
-        refused(&writer.clone().annotated(names::ID, "Not_A_Label").manifest(stage)?, &["Not_A_Label"])?;
-        let mut no_command = writer.elected().manifest(stage)?;
-        no_command["spec"]["template"]["spec"]["containers"][0]
-            .as_object_mut()
-            .context("no container")?
-            .remove("command");
-        refused(&no_command, &["sets no `command`", "leader.io/command"])
+        refused(&writer.annotated(names::ID, "Not_A_Label").manifest(stage)?, &["Not_A_Label"])?;
+        // The nearest known key, wherever the mistyped one stands.
+        let mistyped = json!({"leader.io/ID": "a"});
+        for kind in ["Deployment", "StatefulSet", "DaemonSet"] {
+            refused(&maker(kind, &mistyped, &json!({})), &["did you mean leader.io/id"])?;
+        }
+        for kind in ["Deployment", "StatefulSet", "ReplicaSet", "Job", "CronJob", "ReplicationController"] {
+            refused(&maker(kind, &json!({}), &mistyped), &["did you mean leader.io/id"])?;
+        }
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "refused", "annotations": mistyped},
+            "spec": {"containers": [{"name": "app", "image": "registry.invalid/app:1", "command": ["/app"]}]},
+        });
+        ensure_refused(stage.namespace.kubectl(&[]), &pod, "pods.inject.leader.io", &["did you mean leader.io/id"])?;
+        // What has no say in its pods' lives.
+        let asking = json!({names::ID: "a"});
+        for kind in ["ReplicaSet", "Job", "CronJob", "ReplicationController"] {
+            refused(&maker(kind, &asking, &json!({})), &["put it on the pod template"])?;
+        }
+        refused(&maker("Deployment", &asking, &json!({names::ID: "b"})), &["leader.io/id"])
+    })
+}
+
+#[test]
+fn nothing_is_injected_where_the_webhook_lives_or_depends_on() -> Result<()> {
+    Stage::bare("excluded", &[], |stage| {
+        let asking = json!({names::ID: "a"});
+        for namespace in ["kube-system", "leader-system"] {
+            let kubectl = || stage.namespace.cluster().kubectl(&["--namespace", namespace]);
+            for (on_workload, on_template) in [(&asking, &json!({})), (&json!({}), &asking)] {
+                let manifest = maker("Deployment", on_workload, on_template);
+                ensure_refused(kubectl(), &manifest, "inject.leader.io", &[namespace, "remove the annotations"])?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pod_that_runs_cannot_be_elected_and_can_be_changed() -> Result<()> {
+    Stage::test("running", |stage| {
+        let plain = stage.start(&Writer::new("plain").replicas(1).without_stamps())?;
+        let elected = stage.start(&Writer::new("elected").replicas(1).without_stamps().elected())?;
+        for (workload, id) in [(plain, "late"), (elected, "other")] {
+            let pod = format!("pod/{}", workload.ready_pods()?.first().context("no pod")?);
+            let id = format!("{}={id}", names::ID);
+            let output = stage.namespace.kubectl(&["annotate", &pod, &id]).output()?;
+            ensure!(!output.success(), "it was let through: {}", output.stdout);
+            for part in ["leader-injected-pods", "from its creation on", "Annotate the workload that makes the pods"] {
+                ensure!(output.stderr.contains(part), "no `{part}` in {}", output.stderr);
+            }
+            stage.namespace.run(&["label", &pod, "seen=yes"])?;
+            stage.namespace.run(&["annotate", &pod, "team=billing"])?;
+        }
+        Ok(())
     })
 }
 

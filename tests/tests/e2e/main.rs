@@ -14,6 +14,7 @@ mod probes;
 mod rollouts;
 mod specimen;
 mod stage;
+mod warnings;
 mod webhook_down;
 mod workload;
 mod writer;
