@@ -1,6 +1,7 @@
 //! The supervisor that holds a Lease and runs an application on exactly one replica.
 
 pub mod app;
+pub mod ask;
 pub mod clock;
 pub mod cpu;
 pub mod elector;

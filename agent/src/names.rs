@@ -39,6 +39,8 @@ pub const TOKEN_SECONDS: u32 = 600;
 pub const DEFAULT_PORT: u16 = 9809;
 /// The path at which the agent answers the kubelet's probes, before [`probe`]'s names.
 pub const PROBE_PATH: &str = "/leader.io/probe/";
+/// The path at which the agent, on its Unix socket alone, is asked to run a hook, before [`hook`]'s names.
+pub const HOOK_PATH: &str = "/leader.io/hook/";
 /// The Unix socket of the agent's HTTP server, in [`env::STATE_DIR`].
 pub const SOCKET: &str = "agent.sock";
 

@@ -1,15 +1,18 @@
 //! What `leader-agent` does from its first instruction: flags, guard, runtime, run, exit code.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use crate::{
+    ask::ask as ask_agent,
     cpu,
     guard::{self, GuardOptions, HeldSignals, START_FAILED},
     install::install,
-    log, names, run,
-    settings::{Arguments, Command, RunArguments, outside_identity},
+    log, names,
+    probes::prober::Question,
+    run,
+    settings::{Arguments, Command, HookName, RunArguments, outside_identity},
 };
 
 /// Runs the program. For `run` this ends the process by itself.
@@ -24,6 +27,26 @@ pub fn main() -> ExitCode {
             Err(error) => fail(&error.to_string()),
         },
         Command::Run(arguments) => run_guarded(*arguments, held),
+        Command::Probe { name, state_dir } => ask(&state_dir, Question::Probe(name.into())),
+        // A container starts as a standby: what the hook is for begins with a promotion.
+        Command::Hook { name: HookName::PostStart, .. } => ExitCode::SUCCESS,
+        Command::Hook { name: HookName::PreStop, state_dir } => ask(&state_dir, Question::PreStop),
+    }
+}
+
+/// Asks the agent that runs here; the exit code is 0 for yes and 1 for everything else, and the reason goes to stderr.
+fn ask(state_dir: &Path, question: Question) -> ExitCode {
+    let answer = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot make a runtime: {error}"))
+        .and_then(|runtime| runtime.block_on(ask_agent(state_dir, question)).map_err(|error| error.to_string()));
+    match answer {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(reason) => {
+            eprintln!("{reason}");
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! One task on one thread: whatever happens is handed to the elector in the order in which it is seen here.
 
+mod told;
+
 use std::{ffi::OsString, future::Future, path::Path, pin::Pin, pin::pin, rc::Rc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
@@ -11,14 +13,21 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
+use self::told::Told;
 use crate::{
     app::{App, AppEvent, SignalError},
     clock::Now,
     cpu,
-    elector::{Action, Elector, Event, Obstacle, Role, Settings, Source, StopReason},
+    elector::{Action, Elector, Event, Settings, Source, StopReason},
     guard::{Guard, Signals},
     lease::{client::LeaseClient, credentials, watch::watch},
     names::env,
+    probes::{
+        connect::Target,
+        prober::{Order, Prober},
+        routes,
+        server::{Server, ServerError},
+    },
     settings::RunSettings,
     term_file::{self, TermFile},
 };
@@ -29,6 +38,8 @@ const KILL_PAUSE: Duration = Duration::from_millis(2);
 const OBSERVATIONS: usize = 16;
 /// The exit code when the app was never started and the end was asked for.
 const ORDERLY: u8 = 0;
+/// The exit code when the app did not start as it should, and said nothing by its own.
+const APP_FAILED: u8 = 1;
 
 /// The agent looks at its own timer, and at the CPU limit, this often.
 const TICK: Duration = Duration::from_secs(1);
@@ -50,6 +61,9 @@ pub enum RunError {
     /// Signals cannot be received.
     #[error("cannot listen for signals: {0}")]
     Signals(#[source] std::io::Error),
+    /// The kubelet cannot be answered.
+    #[error(transparent)]
+    Server(#[from] ServerError),
 }
 
 /// Campaigns, and runs the command while leading, until a signal or the command's end. Returns the code to end with.
@@ -59,6 +73,7 @@ pub enum RunError {
 pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), RunError> {
     let config = credentials::find(settings.credentials_dir.as_deref()).await?;
     let mut signals = Signals::new(&guard).map_err(RunError::Signals)?;
+    let server = Server::bind(settings.port, settings.state_dir.as_deref())?;
     let namespace = settings.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let timing = settings.timing;
     let client = Rc::new(LeaseClient::new(config, &namespace, &settings.id, timing.request_timeout()));
@@ -74,7 +89,7 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         identity: settings.identity.clone(),
         timing,
         seed: fastrand::u64(..),
-        preparation: Duration::ZERO,
+        preparation: settings.hooks.pre_stop.as_ref().map_or(Duration::ZERO, |_| settings.termination_grace),
         reclaim: reclaim_dir.and_then(term_file::read),
     });
     info!(lease = %format!("{namespace}/{}", settings.id), identity = settings.identity, lease_duration = ?timing.lease(), margin = ?timing.margin(), "standing by");
@@ -82,7 +97,16 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
     let (sender, mut observations) = mpsc::channel(OBSERVATIONS);
     let watched = Rc::clone(&client);
     let mut watching = pin!(watch(&watched, timing.lease(), sender));
+    let (asks, questions) = mpsc::channel(routes::QUESTIONS);
+    server.serve(move |origin, request| routes::respond(asks.clone(), origin, request));
     let mut run = Run {
+        prober: Prober::new(
+            settings.probes.clone(),
+            settings.hooks.clone(),
+            Target::new(settings.pod_ip.clone()),
+            settings.termination_grace,
+            questions,
+        ),
         term_file: reclaim_dir.and_then(open_term_file),
         elector,
         guard,
@@ -91,6 +115,7 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         app: None,
         killing: false,
         code: ORDERLY,
+        app_failed: false,
         told: Told::default(),
         starved: timing.is_starved(),
         tick: Instant::now() + TICK,
@@ -111,18 +136,11 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
             Some(answer) = run.requests.next() => run.answered(answer),
             Some(event) = observations.recv() => run.elector.handle(event, Now::read()),
             () = &mut watching => {}
+            () = run.prober.turn() => {}
             () = sleep_until(wake) => {}
         }
         run.time_passed(wake);
     }
-}
-
-/// What the log said last, so that it says things once.
-#[derive(Default)]
-struct Told {
-    holder: Option<String>,
-    obstacle: Option<Obstacle>,
-    complaint: Option<String>,
 }
 
 struct Run {
@@ -134,6 +152,9 @@ struct Run {
     app: Option<App>,
     killing: bool,
     code: u8,
+    /// The app's start has failed for good.
+    app_failed: bool,
+    prober: Prober,
     term_file: Option<TermFile>,
     told: Told,
     /// The CPU limit is below one core, or cannot be read.
@@ -143,8 +164,43 @@ struct Run {
 }
 
 impl Run {
-    /// Does all that the elector asks for; the code when it asks to end.
+    /// Does all that the elector and the probes ask for; the code when the elector asks to end.
     fn carry_out(&mut self) -> Option<u8> {
+        if self.elector.has_seen_lease() {
+            self.prober.lease_seen();
+        }
+        loop {
+            if let Some(code) = self.carry_out_actions() {
+                return Some(code);
+            }
+            match self.prober.order() {
+                Some(order) => self.carry_out_order(order),
+                None => break,
+            }
+        }
+        self.told.state(&self.elector);
+        None
+    }
+
+    fn carry_out_order(&mut self, order: Order) {
+        match order {
+            Order::Exec { job, command } => {
+                let started = match &mut self.app {
+                    Some(app) => app.start_beside(&self.guard, &command),
+                    None => return,
+                };
+                self.prober.exec_started(job, started);
+            }
+            Order::AppFailed => {
+                self.app_failed = true;
+                self.elector.handle(Event::AppFailed, Now::read());
+            }
+            Order::Prepared => self.elector.handle(Event::Prepared, Now::read()),
+        }
+    }
+
+    /// What the elector asks for; the code when it asks to end.
+    fn carry_out_actions(&mut self) -> Option<u8> {
         while let Some(action) = self.elector.poll() {
             match action {
                 Action::Read => self.read(),
@@ -155,8 +211,10 @@ impl Run {
                     }
                 }
                 Action::Start { token } => self.start(token),
-                // Nothing is prepared yet: the elector is told of no time for it.
-                Action::Prepare(_) => self.elector.handle(Event::Prepared, Now::read()),
+                Action::Prepare(reason) => {
+                    info!(%reason, "preparing the application for its stop");
+                    self.prober.prepare();
+                }
                 Action::Stop(reason) => self.stop(reason),
                 Action::Kill => {
                     self.killing = self.app.is_some();
@@ -179,10 +237,9 @@ impl Run {
                     }
                 }
                 Action::Die(loss) => self.guard.die(&loss.to_string()),
-                Action::End => return Some(self.code),
+                Action::End => return Some(if self.app_failed { self.code.max(APP_FAILED) } else { self.code }),
             }
         }
-        self.tell();
         None
     }
 
@@ -216,14 +273,7 @@ impl Run {
 
     fn answered(&mut self, answer: Answer) {
         let Answer { events, complaint } = answer;
-        if complaint != self.told.complaint {
-            if let Some(complaint) = &complaint {
-                warn!("{complaint}");
-            } else {
-                info!("the API server answers again");
-            }
-            self.told.complaint = complaint;
-        }
+        self.told.complaint(complaint);
         for event in events {
             self.elector.handle(event, Now::read());
         }
@@ -255,7 +305,10 @@ impl Run {
         ];
         info!(token, "leading: starting the application");
         match App::start(&self.guard, &self.settings.command, &environment) {
-            Ok(app) => self.app = Some(app),
+            Ok(app) => {
+                self.app = Some(app);
+                self.prober.app_started();
+            }
             Err(error) => {
                 error!(%error, "cannot start the application");
                 self.code = error.exit_code();
@@ -267,6 +320,7 @@ impl Run {
     }
 
     fn stop(&mut self, reason: StopReason) {
+        self.prober.app_stops();
         if reason != StopReason::Shutdown {
             warn!(%reason, "stopping the application");
             self.signal_app(self.settings.stop_signal.number());
@@ -304,17 +358,20 @@ impl Run {
     fn app_event(&mut self, event: std::io::Result<AppEvent>) {
         let event = match event {
             Ok(AppEvent::NotStarted(error)) => {
+                self.prober.app_stops();
                 error!(%error, "cannot start the application");
                 self.code = error.exit_code();
                 Event::AppExited
             }
             Ok(AppEvent::Exited { code }) => {
+                self.prober.app_stops();
                 info!(code, "the application ended");
                 self.code = code;
                 Event::AppExited
             }
             Ok(AppEvent::Gone) => {
                 self.app = None;
+                self.prober.app_gone();
                 self.killing = false;
                 if !self.elector.is_closing() {
                     // It was stopped in place: how it ended is not how this process will.
@@ -325,24 +382,6 @@ impl Run {
             Err(error) => self.guard.die(&format!("cannot wait for the application's processes: {error}")),
         };
         self.elector.handle(event, Now::read());
-    }
-
-    /// Logs what a person who waits would want to know.
-    fn tell(&mut self) {
-        let holder = self.elector.holder();
-        if holder != self.told.holder.as_deref() {
-            if let (Some(holder), Role::Standby) = (holder, self.elector.role()) {
-                info!(holder, "another candidate leads");
-            }
-            self.told.holder = holder.map(str::to_owned);
-        }
-        let obstacle = self.elector.obstacle();
-        if obstacle != self.told.obstacle {
-            if let Some(obstacle) = obstacle {
-                warn!("not acquiring: {obstacle}");
-            }
-            self.told.obstacle = obstacle;
-        }
     }
 }
 

@@ -2,13 +2,16 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::{
     id::{IdError, LeaderId},
     injected::{Injected, InjectedError},
     names,
-    probes::spec::{Hooks, Probes},
+    probes::{
+        Kind,
+        spec::{Hooks, Probes},
+    },
     stop_signal::StopSignal,
     timing::{Timing, TimingError, parse_duration},
 };
@@ -32,6 +35,54 @@ pub enum Command {
     },
     /// Campaign for a Lease and run a command while holding it
     Run(Box<RunArguments>),
+    /// Ask the agent of this container whether a probe passes
+    Probe {
+        /// Which one
+        #[arg(value_enum)]
+        name: ProbeName,
+        /// The folder that the agent was given
+        #[arg(long, env = names::env::STATE_DIR, default_value = names::MOUNT_PATH)]
+        state_dir: PathBuf,
+    },
+    /// Have the agent of this container run a lifecycle hook where there is something to do
+    Hook {
+        /// Which one
+        #[arg(value_enum)]
+        name: HookName,
+        /// The folder that the agent was given
+        #[arg(long, env = names::env::STATE_DIR, default_value = names::MOUNT_PATH)]
+        state_dir: PathBuf,
+    },
+}
+
+/// A probe, as `probe` takes it: [`names::probe`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProbeName {
+    /// `livenessProbe`
+    Liveness,
+    /// `readinessProbe`
+    Readiness,
+    /// `startupProbe`
+    Startup,
+}
+
+/// A hook, as `hook` takes it: [`names::hook`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum HookName {
+    /// `lifecycle.postStart`: nothing is done, because nothing runs yet
+    PostStart,
+    /// `lifecycle.preStop`: runs the hook on the leader
+    PreStop,
+}
+
+impl From<ProbeName> for Kind {
+    fn from(name: ProbeName) -> Self {
+        match name {
+            ProbeName::Liveness => Self::Liveness,
+            ProbeName::Readiness => Self::Readiness,
+            ProbeName::Startup => Self::Startup,
+        }
+    }
 }
 
 /// The flags of `run`.
@@ -237,6 +288,21 @@ mod tests {
             let error = resolve(arguments).unwrap_err().to_string();
             assert!(error.contains(part), "{arguments:?}: {error}");
         }
+    }
+
+    #[test]
+    fn what_injection_writes_into_a_pod_is_understood() {
+        use names::{hook, probe};
+        for words in [
+            [probe::COMMAND, probe::LIVENESS],
+            [probe::COMMAND, probe::READINESS],
+            [probe::COMMAND, probe::STARTUP],
+            [hook::COMMAND, hook::POST_START],
+            [hook::COMMAND, hook::PRE_STOP],
+        ] {
+            assert!(Arguments::try_parse_from(["agent"].iter().chain(&words)).is_ok(), "{words:?}");
+        }
+        assert!(Arguments::try_parse_from(["agent", "probe", "life"]).is_err());
     }
 
     #[test]

@@ -1,0 +1,455 @@
+//! Answers the kubelet's probes and hooks: asks the [`Gate`], has carried out what it says, and tells whoever waits.
+//!
+//! Part of the run loop's task. What needs the app itself or the elector is an [`Order`] to the run loop.
+
+use std::{collections::VecDeque, ffi::OsString, mem, time::Duration};
+
+use futures::{
+    StreamExt,
+    future::{FutureExt, LocalBoxFuture},
+    stream::FuturesUnordered,
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{sleep, timeout},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    Kind, Outcome,
+    connect::{Target, tcp},
+    gate::{Gate, Task, Verdict},
+    grpc, http,
+    spec::{Handler, Hooks, Probes},
+};
+use crate::{
+    app::{Exec, ExecEnd, StartError},
+    clock,
+};
+
+/// A result that is not older than this answers a request as well: whoever asks all the time must not start a program each time.
+/// The kubelet asks once a second at most.
+const FRESH: Duration = Duration::from_millis(500);
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Does this probe pass?
+    Probe(Kind),
+    /// The kubelet is about to stop the container: the preStop hook, please.
+    PreStop,
+}
+
+/// What a question is answered with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether it passed.
+    pub passed: bool,
+    /// Why, in one line.
+    pub reason: String,
+}
+
+/// A question, and where its answer goes.
+#[derive(Debug)]
+pub struct Ask {
+    /// The question.
+    pub question: Question,
+    /// When it came in, on the boot clock.
+    pub asked: Duration,
+    /// Who asked. Whoever gave up waiting does not matter.
+    pub reply: oneshot::Sender<Answer>,
+}
+
+/// What is carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// A probe, once.
+    Probe(Kind),
+    /// The postStart hook.
+    PostStart,
+    /// The preStop hook.
+    PreStop,
+}
+
+/// What the run loop has to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Start this beside the app, and hand the result to [`Prober::exec_started`].
+    Exec {
+        /// For what.
+        job: Job,
+        /// The program and its arguments.
+        command: Vec<OsString>,
+    },
+    /// The app's start has failed for good.
+    AppFailed,
+    /// The app is prepared for its stop.
+    Prepared,
+}
+
+/// The probes and hooks of one candidate.
+#[derive(Debug)]
+pub struct Prober {
+    gate: Gate,
+    hooks: Hooks,
+    target: Target,
+    /// The kubelet waits no longer for a preStop hook.
+    termination_grace: Duration,
+    asks: mpsc::Receiver<Ask>,
+    /// Requests that wait for the Lease to be read.
+    held: Vec<Ask>,
+    liveness: Slot,
+    readiness: Slot,
+    startup: Slot,
+    pre_stop: PreStop,
+    jobs: FuturesUnordered<LocalBoxFuture<'static, (Job, Outcome)>>,
+    orders: VecDeque<Order>,
+}
+
+/// One probe, carried out at most once at a time.
+#[derive(Debug, Default)]
+struct Slot {
+    under_way: bool,
+    waiting: Vec<oneshot::Sender<Answer>>,
+    last: Option<(Duration, Answer)>,
+    /// What the log said last.
+    told: Option<bool>,
+}
+
+/// The preStop hook, which runs once for each app.
+#[derive(Debug)]
+enum PreStop {
+    /// There is no app, or it was asked to stop.
+    Over,
+    Ready,
+    UnderWay {
+        waiting: Vec<oneshot::Sender<Answer>>,
+        /// The elector waits for it, too.
+        prepares: bool,
+    },
+    Done(Answer),
+}
+
+impl Answer {
+    fn new(passed: bool, reason: impl Into<String>) -> Self {
+        Self { passed, reason: reason.into() }
+    }
+
+    /// What `outcome` means for a probe. What the kubelet does not count must not make it restart the app.
+    fn of(kind: Option<Kind>, outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Success => Self::new(true, "ok"),
+            Outcome::Warning(reason) => Self::new(true, reason),
+            Outcome::Failure(reason) => Self::new(false, reason),
+            Outcome::Unknown(reason) => Self::new(kind == Some(Kind::Liveness), format!("not carried out: {reason}")),
+        }
+    }
+}
+
+impl Prober {
+    /// For a standby. `asks` brings the questions, `target` is where handlers connect to.
+    pub fn new(
+        probes: Probes,
+        hooks: Hooks,
+        target: Target,
+        termination_grace: Duration,
+        asks: mpsc::Receiver<Ask>,
+    ) -> Self {
+        Self {
+            gate: Gate::new(probes, hooks.post_start.is_some()),
+            hooks,
+            target,
+            termination_grace,
+            asks,
+            held: Vec::new(),
+            liveness: Slot::default(),
+            readiness: Slot::default(),
+            startup: Slot::default(),
+            pre_stop: PreStop::Over,
+            jobs: FuturesUnordered::new(),
+            orders: VecDeque::new(),
+        }
+    }
+
+    /// What the run loop has to do; `None` when everything is done.
+    pub fn order(&mut self) -> Option<Order> {
+        self.orders.pop_front()
+    }
+
+    /// Waits for the next question, result or moment, and does what follows. Nothing is lost when the future is dropped.
+    pub async fn turn(&mut self) {
+        let now = clock::boot();
+        let held = self.held.iter().filter_map(|ask| match (ask.question, ask.asked) {
+            (Question::Probe(kind), asked) => match self.gate.ask(kind, asked, now) {
+                Verdict::Wait(until) => Some(until),
+                _ => Some(now),
+            },
+            (Question::PreStop, _) => None,
+        });
+        let due = held.chain(self.gate.next_timeout()).min();
+        let pause = async {
+            match due {
+                Some(due) => sleep(due.saturating_sub(now)).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(ask) = self.asks.recv() => self.asked(ask),
+            Some((job, outcome)) = self.jobs.next() => self.done(job, outcome),
+            () = pause => {}
+        }
+        self.advance();
+    }
+
+    /// This agent has read its Lease.
+    pub fn lease_seen(&mut self) {
+        self.gate.lease_seen();
+        self.advance();
+    }
+
+    /// The app was started.
+    pub fn app_started(&mut self) {
+        self.gate.app_started(clock::boot());
+        self.pre_stop = PreStop::Ready;
+        self.advance();
+    }
+
+    /// The app shall be prepared for a stop: [`Order::Prepared`] follows.
+    pub fn prepare(&mut self) {
+        match &mut self.pre_stop {
+            PreStop::UnderWay { prepares, .. } => *prepares = true,
+            PreStop::Ready if self.hooks.pre_stop.is_some() => {
+                info!("running the preStop hook");
+                self.pre_stop = PreStop::UnderWay { waiting: Vec::new(), prepares: true };
+                self.begin(Job::PreStop);
+            }
+            PreStop::Over | PreStop::Ready | PreStop::Done(_) => self.orders.push_back(Order::Prepared),
+        }
+    }
+
+    /// The app is asked to stop, or has ended by itself. A hook that is under way goes on for as long as the app is there.
+    pub fn app_stops(&mut self) {
+        self.gate.app_stops();
+        if matches!(self.pre_stop, PreStop::Ready) {
+            self.pre_stop = PreStop::Over;
+        }
+    }
+
+    /// Nothing of the app is left, and nothing that ran beside it.
+    pub fn app_gone(&mut self) {
+        self.gate.app_gone();
+        self.jobs.clear();
+        self.orders.clear();
+        if let PreStop::UnderWay { waiting, .. } = mem::replace(&mut self.pre_stop, PreStop::Over) {
+            send(waiting, &Answer::new(false, "the application ended before the preStop hook did"));
+        }
+        let now = clock::boot();
+        for kind in Kind::ALL {
+            let slot = mem::take(self.slot(kind));
+            for reply in slot.waiting {
+                self.asked(Ask { question: Question::Probe(kind), asked: now, reply });
+            }
+        }
+    }
+
+    /// What became of an [`Order::Exec`].
+    pub fn exec_started(&mut self, job: Job, started: Result<Exec, StartError>) {
+        match started {
+            Ok(exec) => {
+                let run = async move {
+                    match exec.end().await {
+                        Ok(ExecEnd { code: 0, .. }) => Outcome::Success,
+                        Ok(ExecEnd { code, output }) => {
+                            Outcome::Failure(format!("exit code {code}: {}", line(&output)))
+                        }
+                        Err(error) => Outcome::Unknown(error.to_string()),
+                    }
+                };
+                self.carry_out(job, run);
+            }
+            Err(error) => self.done(job, Outcome::Unknown(error.to_string())),
+        }
+        self.advance();
+    }
+
+    fn slot(&mut self, kind: Kind) -> &mut Slot {
+        match kind {
+            Kind::Liveness => &mut self.liveness,
+            Kind::Readiness => &mut self.readiness,
+            Kind::Startup => &mut self.startup,
+        }
+    }
+
+    /// Begins what is due, and looks again at who waits.
+    fn advance(&mut self) {
+        while let Some(task) = self.gate.poll(clock::boot()) {
+            self.begin(match task {
+                Task::PostStart => Job::PostStart,
+                Task::Startup => Job::Probe(Kind::Startup),
+            });
+        }
+        for ask in mem::take(&mut self.held) {
+            self.asked(ask);
+        }
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        match ask.question {
+            Question::Probe(kind) => self.asked_probe(kind, ask),
+            Question::PreStop => self.asked_pre_stop(ask.reply),
+        }
+    }
+
+    fn asked_probe(&mut self, kind: Kind, ask: Ask) {
+        let now = clock::boot();
+        let answer = match self.gate.ask(kind, ask.asked, now) {
+            Verdict::Pass(reason) => Answer::new(true, reason),
+            Verdict::Fail(reason) => Answer::new(false, reason),
+            Verdict::Wait(_) => return self.held.push(ask),
+            Verdict::CarryOut => {
+                let slot = self.slot(kind);
+                match &slot.last {
+                    Some((at, answer)) if now.saturating_sub(*at) < FRESH => answer.clone(),
+                    _ => {
+                        slot.waiting.push(ask.reply);
+                        if !mem::replace(&mut slot.under_way, true) {
+                            self.begin(Job::Probe(kind));
+                        }
+                        return;
+                    }
+                }
+            }
+        };
+        let _ = ask.reply.send(answer);
+    }
+
+    fn asked_pre_stop(&mut self, reply: oneshot::Sender<Answer>) {
+        let answer = match &mut self.pre_stop {
+            PreStop::UnderWay { waiting, .. } => return waiting.push(reply),
+            PreStop::Ready if self.hooks.pre_stop.is_some() => {
+                info!("asked to run the preStop hook");
+                self.pre_stop = PreStop::UnderWay { waiting: vec![reply], prepares: false };
+                return self.begin(Job::PreStop);
+            }
+            PreStop::Ready | PreStop::Over => Answer::new(true, "there is nothing to do"),
+            PreStop::Done(answer) => answer.clone(),
+        };
+        let _ = reply.send(answer);
+    }
+
+    /// Has `job` carried out; [`Self::done`] follows.
+    fn begin(&mut self, job: Job) {
+        let handler = match job {
+            Job::Probe(kind) => self.gate.probe(kind).map(|probe| &probe.handler),
+            Job::PostStart => self.hooks.post_start.as_ref(),
+            Job::PreStop => self.hooks.pre_stop.as_ref(),
+        };
+        let Some(handler) = handler.cloned() else { return self.done(job, Outcome::Success) };
+        let (target, limit) = (self.target.clone(), self.limit(job));
+        let purpose = if matches!(job, Job::Probe(_)) { http::Purpose::Probe } else { http::Purpose::Hook };
+        match handler {
+            Handler::Exec(exec) => {
+                let command = exec.command.into_iter().map(OsString::from).collect();
+                self.orders.push_back(Order::Exec { job, command });
+            }
+            Handler::HttpGet(get) => self.carry_out(job, async move { http::get(&get, &target, purpose).await }),
+            Handler::TcpSocket(socket) if purpose == http::Purpose::Probe => {
+                self.carry_out(job, async move { tcp(&socket, &target).await });
+            }
+            Handler::Grpc(grpc) if purpose == http::Purpose::Probe => {
+                let limit = limit.unwrap_or_default();
+                self.carry_out(job, async move { grpc::check(&grpc, &target, limit).await });
+            }
+            Handler::Sleep(pause) => self.carry_out(job, async move {
+                sleep(Duration::from_secs(pause.seconds.into())).await;
+                Outcome::Success
+            }),
+            Handler::TcpSocket(_) | Handler::Grpc(_) => {
+                let reason = "a hook can only be exec, httpGet or sleep, for the kubelet as well";
+                self.done(job, Outcome::Failure(reason.to_owned()));
+            }
+        }
+    }
+
+    /// How long `job` may take. The kubelet waits for a postStart hook for as long as it takes.
+    fn limit(&self, job: Job) -> Option<Duration> {
+        match job {
+            Job::Probe(kind) => self.gate.probe(kind).map(|probe| probe.timeout),
+            Job::PostStart => None,
+            Job::PreStop => Some(self.termination_grace),
+        }
+    }
+
+    fn carry_out(&mut self, job: Job, work: impl Future<Output = Outcome> + 'static) {
+        let limit = self.limit(job);
+        let limited = async move {
+            match limit {
+                None => work.await,
+                Some(limit) => timeout(limit, work)
+                    .await
+                    .unwrap_or_else(|_| Outcome::Failure(format!("timeout: not done within {limit:?}"))),
+            }
+        };
+        self.jobs.push(limited.map(move |outcome| (job, outcome)).boxed_local());
+    }
+
+    fn done(&mut self, job: Job, outcome: Outcome) {
+        let now = clock::boot();
+        match job {
+            Job::Probe(Kind::Startup) => {
+                self.tell(Kind::Startup, &Answer::of(None, outcome.clone()));
+                self.task_ended(Task::Startup, &outcome, now);
+            }
+            Job::PostStart => self.task_ended(Task::PostStart, &outcome, now),
+            Job::Probe(kind) => {
+                let answer = Answer::of(Some(kind), outcome);
+                self.tell(kind, &answer);
+                let slot = self.slot(kind);
+                slot.under_way = false;
+                send(mem::take(&mut slot.waiting), &answer);
+                slot.last = Some((now, answer));
+            }
+            Job::PreStop => {
+                let answer = Answer::of(None, outcome);
+                if !answer.passed {
+                    warn!(reason = answer.reason, "the preStop hook failed");
+                }
+                if let PreStop::UnderWay { waiting, prepares } =
+                    mem::replace(&mut self.pre_stop, PreStop::Done(answer.clone()))
+                {
+                    send(waiting, &answer);
+                    self.orders.extend(prepares.then_some(Order::Prepared));
+                }
+            }
+        }
+    }
+
+    fn task_ended(&mut self, task: Task, outcome: &Outcome, now: Duration) {
+        if let Err(reason) = self.gate.ended(task, outcome, now) {
+            error!(reason, "the application did not start: giving leadership away");
+            self.orders.push_back(Order::AppFailed);
+        }
+    }
+
+    /// Logs a probe that fails, or passes again: once.
+    fn tell(&mut self, kind: Kind, answer: &Answer) {
+        let told = self.slot(kind).told.replace(answer.passed);
+        let (probe, reason) = (kind.name(), answer.reason.as_str());
+        match (told, answer.passed) {
+            (None | Some(true), false) => warn!(probe, reason, "the application's probe fails"),
+            (Some(false), true) => info!(probe, "the application's probe passes"),
+            _ => {}
+        }
+    }
+}
+
+fn send(waiting: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+    for reply in waiting {
+        let _ = reply.send(answer.clone());
+    }
+}
+
+/// The beginning of a text, as one line.
+fn line(text: &str) -> String {
+    text.split_whitespace().flat_map(|word| [" ", word]).skip(1).flat_map(str::chars).take(300).collect()
+}
