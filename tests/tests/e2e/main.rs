@@ -4,6 +4,7 @@
 //! With `LEADER_TESTS_LONG=1` the trials are as many, and the measurements as long, as a release asks for.
 
 mod admission;
+mod corpus;
 mod election;
 mod entry_points;
 mod faults;
