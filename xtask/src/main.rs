@@ -1,5 +1,6 @@
 //! `cargo xtask`: what a developer of this project types.
 
+mod bench;
 mod cluster;
 mod demo;
 mod images;
@@ -31,6 +32,9 @@ enum Task {
     Install(cluster::Name),
     /// Runs everything that is tested, on a cluster of its own.
     Test(test::Options),
+    /// Measures, and writes the numbers into docs/benchmarks.md.
+    #[command(subcommand)]
+    Bench(bench::Task),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Task::Demo(name) => demo::run(&name),
         Task::Install(name) => install::run(&name),
         Task::Test(options) => test::run(&options),
+        Task::Bench(task) => bench::run(&task),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -52,11 +52,11 @@ fn everything(options: &Options, steps: &mut Steps) -> Result<()> {
     let filter = options.filter.as_deref();
     if !root {
         steps.left_out.push("tests on a cluster: they need root".to_owned());
-        return steps.run("tests without a cluster", || test(Tool::new(cargo()), &["--workspace"], filter, &[]));
+        return steps.run("tests without a cluster", || test(cargo_for(options), &["--workspace"], filter, &[]));
     }
     let exclude = ON_CLUSTER.map(|package| ["--exclude", package]).concat();
     let alone = [&["--workspace"][..], &exclude].concat();
-    steps.run("tests without a cluster", || test(Tool::new(cargo()), &alone, filter, &[]))?;
+    steps.run("tests without a cluster", || test(cargo_for(options), &alone, filter, &[]))?;
 
     let was_up = matches!(Cluster::status(&options.name), Status::Up(_));
     let result = on_cluster(options, steps);
@@ -82,7 +82,7 @@ fn on_cluster(options: &Options, steps: &mut Steps) -> Result<()> {
     let cluster = steps.run("cluster up", || Cluster::up(&options.name))?;
     let references = steps.run("images", || images::build_and_push(&cluster, None))?;
     steps.run("install", || install::install(&cluster, &references))?;
-    let mut cargo = Tool::new(cargo()).env("LEADER_TESTS_LONG", if options.long { "1" } else { "0" });
+    let mut cargo = cargo_for(options);
     for (name, value) in cluster.environment() {
         cargo = cargo.env(name, value);
     }
@@ -94,6 +94,11 @@ fn test(cargo: Tool, packages: &[&str], filter: Option<&str>, harness: &[&str]) 
     // Every failure of a step is shown, not only the first one. The causes of an error say more than the functions it came through.
     let tool = cargo.args(["test", "--locked", "--no-fail-fast"]).args(packages).env("RUST_LIB_BACKTRACE", "0");
     show(tool.arg("--").args(filter).args(harness))
+}
+
+/// cargo, with what tells tests how much to try.
+fn cargo_for(options: &Options) -> Tool {
+    Tool::new(cargo()).env("LEADER_TESTS_LONG", if options.long { "1" } else { "0" })
 }
 
 /// The cargo that runs this.
