@@ -10,6 +10,7 @@ use super::{
     options::Chosen,
     parts,
     record::{AccountMode, Injection, Original, dedicated_name},
+    root::Root,
 };
 
 /// The injected template for a user's one. `injection` names the container that was `chosen` in it.
@@ -44,6 +45,12 @@ pub(super) fn add(plain: &Value, chosen: Chosen<'_>, injection: Injection) -> Re
     let metadata = open_map(template_fields, "metadata", &mut original.empty);
     open_map(metadata, "labels", &mut original.empty).insert(names::ID.to_owned(), injection.id.as_str().into());
     let annotations = open_map(metadata, "annotations", &mut original.empty);
+    // Pods of an injected template are not to be injected once more; a pod itself says by them what it was injected for.
+    if chosen.root != Root::Pod {
+        let ours = annotations.iter().enumerate().filter(|(_, (key, _))| key.starts_with(names::PREFIX));
+        original.annotations = ours.map(|(at, (key, value))| (at, key.clone(), value.clone())).collect();
+        annotations.retain(|key, _| !key.starts_with(names::PREFIX));
+    }
     annotations.insert(parts::SAFE_TO_EVICT.to_owned(), list.into());
     annotations.insert(names::INJECTED.to_owned(), injection.record(image, original).to_annotation()?.into());
     Ok(template)

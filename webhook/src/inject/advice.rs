@@ -5,28 +5,37 @@
 use serde_json::Value;
 
 use super::{
-    check,
-    json::{annotation, texts},
+    Facts, check,
+    json::{annotation, text, texts},
     options::{self, Options},
     progress,
+    root::Root,
 };
 
 /// A workload together with the template that its user wrote.
 pub(super) struct View<'a> {
     pub object: &'a Value,
     pub template: &'a Value,
+    pub root: Root,
 }
 
 /// What is said about `now` that was not true of `before`, the live object that is injected with this id.
-pub(super) fn new_risks(now: &View<'_>, before: Option<&View<'_>>, options: &Options) -> Vec<String> {
+pub(super) fn new_risks(now: &View<'_>, before: Option<&View<'_>>, options: &Options, facts: &Facts) -> Vec<String> {
     let known = before.map(|view| risks(view, options)).unwrap_or_default();
     let mut said = Vec::new();
     if before.is_none()
-        && let Ok(chosen) = options::container(options, now.template)
+        && let Ok(chosen) = options::container(options, now.template, now.root)
     {
         said.push(format!(
             "leader election `{}` is on: `{}` runs on one replica at a time, the others stand by",
             options.id, chosen.name
+        ));
+    }
+    if before.is_none() && !facts.other_workloads.is_empty() {
+        said.push(format!(
+            "two workloads under one id share one leader: `{}` is the id of {} too",
+            options.id,
+            facts.other_workloads.join(", ")
         ));
     }
     said.extend(risks(now, options).into_iter().filter(|risk| !known.contains(risk)));
@@ -38,7 +47,7 @@ pub(super) fn new_risks(now: &View<'_>, before: Option<&View<'_>>, options: &Opt
 
 fn risks(view: &View<'_>, options: &Options) -> Vec<String> {
     let mut risks = Vec::new();
-    let Ok(chosen) = options::container(options, view.template) else { return risks };
+    let Ok(chosen) = options::container(options, view.template, view.root) else { return risks };
     let spec = &view.template["spec"];
     if let Some(shared) = check::shared_pid_namespace(spec) {
         risks.push(format!(
@@ -72,11 +81,31 @@ fn risks(view: &View<'_>, options: &Options) -> Vec<String> {
         risks.push(format!("{} is not used: `{}` sets `command`", options::COMMAND, chosen.name));
     }
     risks.extend(progress::obstacles(view.object, view.template));
-    match view.object["spec"]["replicas"].as_i64() {
-        None | Some(1) => risks.push("one replica has no standby: set spec.replicas to 2 or more".to_owned()),
-        _ => {}
+    if replicas(view.object) == Some(1) {
+        risks.push("one replica has no standby: set spec.replicas to 2 or more".to_owned());
+    }
+    if text(spec, "restartPolicy") == Some("Never") {
+        risks.push(format!(
+            "restartPolicy: Never: where `{}` is stopped because its lease is lost, it is not started again, and its pod has failed",
+            chosen.name
+        ));
     }
     risks
+}
+
+/// How many pods the object wants; `None` where that is not a number of its own.
+fn replicas(object: &Value) -> Option<i64> {
+    // What the API server takes for a kind that it knows when nothing is stated.
+    let default =
+        matches!(text(object, "kind"), Some("Deployment" | "StatefulSet" | "ReplicaSet" | "ReplicationController"));
+    object["spec"]["replicas"].as_i64().or(default.then_some(1))
+}
+
+/// The pod template asks for the election, not the workload.
+pub(super) fn in_pods(path: &str) -> String {
+    format!(
+        "the pod template stays as it is: pods are injected when they are created, because {path} carries leader.io/id"
+    )
 }
 
 /// The record was missing or unreadable where something was injected.
@@ -106,9 +135,12 @@ pub(super) fn kept_account(named: Option<&str>, id: &str) -> String {
 /// The id was taken off an injected workload.
 pub(super) fn turned_off(object: &Value, id: Option<&str>) -> String {
     let id = id.map(|id| format!(" `{id}`")).unwrap_or_default();
-    match object["spec"]["replicas"].as_i64().unwrap_or(1) {
-        ..=1 => format!("leader election{id} is off"),
-        replicas => format!("leader election{id} is off: all {replicas} replicas run the app at the same time"),
+    match replicas(object) {
+        Some(replicas) if replicas > 1 => {
+            format!("leader election{id} is off: all {replicas} replicas run the app at the same time")
+        }
+        None => format!("leader election{id} is off: the app runs in all pods at the same time"),
+        _ => format!("leader election{id} is off"),
     }
 }
 

@@ -6,15 +6,15 @@ use serde_json::Value;
 use super::{
     Refusal,
     handlers::{self, Way},
-    json::{containers, items, text, texts},
-    options::Chosen,
+    json::{annotation, containers, items, text, texts},
+    options::{self, Asked, Chosen, Holder, Options},
+    root::Root,
 };
 
 /// Everything for which a template, with nothing injected in it, is refused. `object` is the workload around it,
 /// `way` the one that the kubelet will take to the agent.
 pub(super) fn refuse(object: &Value, template: &Value, chosen: Chosen<'_>, way: Way) -> Result<(), Refusal> {
-    annotations(template)?;
-    windows(template)?;
+    windows(template, chosen)?;
     collisions(object, template, chosen)?;
     let spec = &template["spec"];
     handlers::check(spec, chosen, way)?;
@@ -52,23 +52,58 @@ pub(super) fn lacks_kill(spec: &Value, container: &Value) -> bool {
     root && context["privileged"] != true && has("SETUID") && !has("KILL")
 }
 
-/// Our annotations on a pod template with nothing injected in it.
-pub(super) fn annotations(template: &Value) -> Result<(), Refusal> {
-    let annotations = template["metadata"]["annotations"].as_object();
-    match annotations.into_iter().flatten().find(|(key, _)| key.starts_with(names::PREFIX)) {
-        Some((key, _)) => Err(Refusal::OnTemplate { key: key.clone() }),
+/// Whether a pod template with nothing injected in it has annotations of ours.
+pub(super) fn has_annotations(template: &Value) -> bool {
+    ours(template).next().is_some()
+}
+
+/// Our annotations on a template with nothing injected in it, beside those of the workload around it: they must be the same.
+pub(super) fn annotations(object: &Value, template: &Value, root: Root, options: &Options) -> Result<(), Refusal> {
+    if root == Root::Pod || !has_annotations(template) {
+        return Ok(());
+    }
+    let holder = Holder { object: template, kind: "pod template", path: root.metadata() };
+    if let Asked::Election(others) = options::read(&holder, &template["spec"])?
+        && others.id == options.id
+        && others.written == options.written
+    {
+        return Ok(());
+    }
+    let said = |holder: &Value, key: &str| annotation(holder, key).map(|value| format!("`{value}`"));
+    let is_elected = annotation(template, names::ID).is_some();
+    let keys = ours(template).chain(ours(object).filter(|_| is_elected));
+    let differing = keys.map(String::as_str).find(|&key| said(object, key) != said(template, key));
+    match differing {
+        Some(key) => Err(Refusal::Contradiction {
+            key: key.to_owned(),
+            own: said(object, key).unwrap_or_else(|| "missing".to_owned()),
+            template: said(template, key).unwrap_or_else(|| "missing".to_owned()),
+        }),
         None => Ok(()),
     }
 }
 
-fn windows(template: &Value) -> Result<(), Refusal> {
+/// Our annotations on the template of a `CronJob`'s Jobs, which mean nothing there.
+pub(super) fn job_annotations(object: &Value) -> Result<(), Refusal> {
+    match ours(&object["spec"]["jobTemplate"]).next() {
+        Some(key) => Err(Refusal::OnJobTemplate { key: key.clone() }),
+        None => Ok(()),
+    }
+}
+
+fn ours(holder: &Value) -> impl Iterator<Item = &String> {
+    let annotations = holder["metadata"]["annotations"].as_object();
+    annotations.into_iter().flat_map(|all| all.keys()).filter(|key| key.starts_with(names::PREFIX))
+}
+
+fn windows(template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
     let spec = &template["spec"];
     for (path, value) in [
-        ("spec.template.spec.os.name", &spec["os"]["name"]),
-        ("spec.template.spec.nodeSelector[kubernetes.io/os]", &spec["nodeSelector"]["kubernetes.io/os"]),
+        ("os.name", &spec["os"]["name"]),
+        ("nodeSelector[kubernetes.io/os]", &spec["nodeSelector"]["kubernetes.io/os"]),
     ] {
         if value == "windows" {
-            return Err(Refusal::Windows { path });
+            return Err(Refusal::Windows { path: format!("{}.{path}", chosen.root.spec()) });
         }
     }
     Ok(())
@@ -79,7 +114,7 @@ fn collisions(object: &Value, template: &Value, chosen: Chosen<'_>) -> Result<()
     let spec = &template["spec"];
     for key in ["initContainers", "containers"] {
         for (index, container) in items(spec, key).iter().enumerate() {
-            let path = format!("spec.template.spec.{key}[{index}]");
+            let path = format!("{}.{key}[{index}]", chosen.root.spec());
             if text(container, "name") == Some(names::INIT_CONTAINER) {
                 return Err(collision(&path, format!("the name `{}`", names::INIT_CONTAINER), "rename it"));
             }
@@ -90,15 +125,15 @@ fn collisions(object: &Value, template: &Value, chosen: Chosen<'_>) -> Result<()
     let claims =
         claims.map(|(index, claim)| (format!("spec.volumeClaimTemplates[{index}]"), &claim["metadata"]["name"]));
     let volumes = items(spec, "volumes").iter().enumerate();
-    let volumes = volumes.map(|(index, volume)| (format!("spec.template.spec.volumes[{index}]"), &volume["name"]));
+    let volumes = volumes.map(|(index, volume)| (format!("{}.volumes[{index}]", chosen.root.spec()), &volume["name"]));
     for (path, name) in volumes.chain(claims) {
         if let Some(name) = name.as_str().filter(|name| is_our_volume(name)) {
             return Err(collision(&path, format!("the name `{name}`"), "rename the volume"));
         }
     }
     if template["metadata"]["labels"].get(names::ID).is_some() {
-        let path = "spec.template.metadata.labels";
-        return Err(collision(path, format!("the label {}", names::ID), "remove it, it is set by injection"));
+        let path = format!("{}.labels", chosen.root.metadata());
+        return Err(collision(&path, format!("the label {}", names::ID), "remove it, it is set by injection"));
     }
     wrapped_container(chosen)
 }

@@ -13,14 +13,16 @@ use super::{
 };
 
 /// Whether something of an injection is in a template, beside the record.
-pub(super) fn has_traces(template: &Value) -> bool {
-    containers(template)
-        .iter()
-        .any(|container| {
-            ["command", "args"].iter().any(|key| parts::unwrap(&texts(container, key)).is_some())
-                || handlers::has_traces(container)
-        })
-        || template.get("spec").is_some_and(|spec| items(spec, "initContainers").iter().any(parts::is_init_container))
+fn has_traces(template: &Value) -> bool {
+    containers(template).iter().any(|container| {
+        ["command", "args"].iter().any(|key| parts::unwrap(&texts(container, key)).is_some())
+            || handlers::has_traces(container)
+    }) || template.get("spec").is_some_and(|spec| items(spec, "initContainers").iter().any(parts::is_init_container))
+}
+
+/// Something of an injection, or of a record, is in the template.
+pub(super) fn is_touched(template: &Value) -> bool {
+    annotation(template, names::INJECTED).is_some() || has_traces(template)
 }
 
 /// The user's template in an injected one.
@@ -133,6 +135,15 @@ fn metadata(template: &mut Value, recorded: bool, original: &Original, ids: &[&s
             };
         }
     }
+    if !original.annotations.is_empty()
+        && let Some(annotations) = open(metadata, "annotations")
+    {
+        for (position, key, value) in &original.annotations {
+            if !annotations.contains_key(key) {
+                annotations.shift_insert((*position).min(annotations.len()), key.clone(), value.clone());
+            }
+        }
+    }
     if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut)
         && labels.get(names::ID).and_then(Value::as_str).is_some_and(|id| ids.contains(&id))
     {
@@ -148,6 +159,11 @@ fn metadata(template: &mut Value, recorded: bool, original: &Original, ids: &[&s
     {
         close(template, "metadata", &original.empty);
     }
+}
+
+/// A map, made when it is absent.
+fn open<'a>(parent: &'a mut Map<String, Value>, key: &str) -> Option<&'a mut Map<String, Value>> {
+    parent.entry(key).or_insert_with(|| Value::Object(Map::new())).as_object_mut()
 }
 
 /// The template with the same meaning for the API server: two that are equal in this form are stored as the same object.

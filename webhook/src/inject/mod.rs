@@ -3,20 +3,25 @@
 //! It does no I/O and reads no clock. Asking registries and making the objects around an id is the server's part, files and
 //! output are [`crate::cli`]'s; both call [`workload`].
 
+mod account;
 mod add;
 mod advice;
+mod ahead;
 mod check;
 mod decide;
 mod eject;
+mod elect;
 mod entry;
 mod handlers;
 mod json;
+mod keep;
 mod options;
 mod parts;
 mod patch;
 mod progress;
 mod record;
 mod refusal;
+mod root;
 mod shape;
 
 use std::collections::BTreeMap;

@@ -9,25 +9,21 @@ use leader_agent::{
 };
 use serde_json::Value;
 
-use super::{Refusal, json::text, record::AccountMode};
+use super::{Refusal, json::text, record::AccountMode, root::Root};
 
 pub(super) const CONTAINER: &str = "leader.io/container";
 pub(super) const COMMAND: &str = "leader.io/command";
 pub(super) const SERVICE_ACCOUNT: &str = "leader.io/service-account";
 const LEASE_DURATION: &str = "leader.io/lease-duration";
 const STOP_GRACE: &str = "leader.io/stop-grace";
+const PORT: &str = "leader.io/port";
 const MODE: &str = "leader.io/mode";
 
 /// Keys that a workload may carry.
-const KNOWN: [&str; 7] = [names::ID, CONTAINER, COMMAND, LEASE_DURATION, STOP_GRACE, SERVICE_ACCOUNT, MODE];
+const KNOWN: [&str; 8] = [names::ID, CONTAINER, COMMAND, LEASE_DURATION, STOP_GRACE, SERVICE_ACCOUNT, MODE, PORT];
 /// Keys that mean something on a workload, but not to this version.
-const LATER: [&str; 5] = [
-    "leader.io/port",
-    "leader.io/status-file",
-    "leader.io/follow",
-    "leader.io/prefer",
-    "leader.io/unhealthy-step-down",
-];
+const LATER: [&str; 4] =
+    ["leader.io/status-file", "leader.io/follow", "leader.io/prefer", "leader.io/unhealthy-step-down"];
 /// Keys that belong elsewhere.
 const ELSEWHERE: [(&str, &str); 9] = [
     (names::INJECTED, "it is written by the webhook, on the pod template; remove it"),
@@ -57,6 +53,8 @@ pub(super) struct Options {
     /// The stop grace as written, unless it is the default.
     pub stop_grace: Option<String>,
     pub account: Option<AccountMode>,
+    /// The agent's port, where it is stated.
+    pub port: Option<u16>,
     /// The options as written, by key without prefix; what says the default is left out.
     pub written: BTreeMap<String, String>,
     lease: Duration,
@@ -72,15 +70,27 @@ pub(super) enum Asked {
     Nothing(Vec<String>),
 }
 
-/// Reads the annotations of `object`, which is of this `kind`.
-pub(super) fn read(object: &Value, kind: &str) -> Result<Asked, Refusal> {
+/// What carries annotations: an object or a pod template.
+pub(super) struct Holder<'a> {
+    pub object: &'a Value,
+    /// What it is, for refusals.
+    pub kind: &'a str,
+    /// The path of its metadata.
+    pub path: &'static str,
+}
+
+/// Reads the annotations of `holder`, which are about pods of this specification.
+pub(super) fn read(holder: &Holder<'_>, spec: &Value) -> Result<Asked, Refusal> {
     let mut ours = BTreeMap::new();
-    let annotations = object.pointer("/metadata/annotations").and_then(Value::as_object);
+    let annotations = holder.object.pointer("/metadata/annotations").and_then(Value::as_object);
     for (key, value) in annotations.into_iter().flatten().filter(|(key, _)| key.starts_with(names::PREFIX)) {
-        known(key, kind)?;
+        if key == names::INJECTED && holder.kind == "Pod" {
+            continue;
+        }
+        known(key, holder.kind)?;
         let Some(value) = value.as_str() else {
             return Err(Refusal::Malformed {
-                path: format!("metadata.annotations[{key}]"),
+                path: format!("{}.annotations[{key}]", holder.path),
                 expected: "a text: put it in quotes",
             });
         };
@@ -96,11 +106,14 @@ pub(super) fn read(object: &Value, kind: &str) -> Result<Asked, Refusal> {
     mode(ours.get(MODE).copied())?;
     let of = |key: &'static str| ours.get(key).map(|text| duration(key, text)).transpose();
     let (stated, grace) = (of(LEASE_DURATION)?, of(STOP_GRACE)?);
+    let port = ours.get(PORT).map(|text| self::port(text)).transpose()?;
     let default = Duration::from_secs(DEFAULT_LEASE_SECONDS);
     let lease = stated.unwrap_or(default);
     let is_default = |key: &str| match key {
         LEASE_DURATION => lease == default,
         STOP_GRACE => Timing::new(lease, None, false).is_ok_and(|timing| Some(timing.grace()) == grace),
+        // With the node's network the agent opens a port only when it is asked to.
+        PORT => port == Some(names::DEFAULT_PORT) && spec["hostNetwork"] != true,
         _ => key == MODE,
     };
     // A default that is stated or taken away again changes nothing, so it must not look like a change.
@@ -112,6 +125,7 @@ pub(super) fn read(object: &Value, kind: &str) -> Result<Asked, Refusal> {
         lease_duration: chosen(LEASE_DURATION).unwrap_or_else(|| format!("{DEFAULT_LEASE_SECONDS}s")),
         stop_grace: chosen(STOP_GRACE),
         account: ours.get(SERVICE_ACCOUNT).map(|text| account(text)).transpose()?,
+        port,
         written: ours
             .iter()
             .filter(|&(&key, _)| key != names::ID && !is_default(key))
@@ -163,6 +177,14 @@ fn mode(value: Option<&str>) -> Result<(), Refusal> {
         Some(later @ ("observe" | "ready")) => Err(Refusal::NotSupportedYet { what: format!("{MODE}: {later}") }),
         Some(other) => Err(wrong(MODE, other, "`run`, `observe` or `ready`".to_owned())),
     }
+}
+
+/// A port that needs no privilege.
+fn port(value: &str) -> Result<u16, Refusal> {
+    const UNPRIVILEGED: u16 = 1024;
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    let port = value.parse().ok().filter(|&port: &u16| is_number && port >= UNPRIVILEGED);
+    port.ok_or_else(|| wrong(PORT, value, format!("a port from {UNPRIVILEGED} to {}", u16::MAX)))
 }
 
 fn account(value: &str) -> Result<AccountMode, Refusal> {
@@ -219,21 +241,22 @@ fn cores(quantity: &Value) -> Option<f64> {
 }
 
 /// The container that is wrapped: the one asked for, kubectl's default, or the first.
-pub(super) fn container<'a>(options: &Options, template: &'a Value) -> Result<Chosen<'a>, Refusal> {
+pub(super) fn container<'a>(options: &Options, template: &'a Value, root: Root) -> Result<Chosen<'a>, Refusal> {
     let all = super::json::containers(template);
     let named = |name: &str| all.iter().position(|container| text(container, "name") == Some(name));
     let index = match &options.container {
         Some(name) => named(name).ok_or_else(|| Refusal::NoSuchContainer {
             name: shorten(name),
+            path: format!("{}.containers", root.spec()),
             existing: all.iter().filter_map(|container| text(container, "name")).map(str::to_owned).collect(),
         })?,
         None => super::json::annotation(template, DEFAULT_CONTAINER).and_then(named).unwrap_or(0),
     };
     let container = all.get(index).ok_or_else(|| Refusal::Malformed {
-        path: "spec.template.spec.containers".to_owned(),
+        path: format!("{}.containers", root.spec()),
         expected: "a list with at least one container",
     })?;
-    Ok(Chosen { index, name: text(container, "name").unwrap_or_default(), container })
+    Ok(Chosen { index, name: text(container, "name").unwrap_or_default(), container, root })
 }
 
 /// The container that is wrapped.
@@ -242,12 +265,14 @@ pub(super) struct Chosen<'a> {
     pub index: usize,
     pub name: &'a str,
     pub container: &'a Value,
+    /// Where the object has the template that the container is in.
+    pub root: Root,
 }
 
 impl Chosen<'_> {
     /// Where it stands.
     pub(super) fn path(&self) -> String {
-        format!("spec.template.spec.containers[{}]", self.index)
+        format!("{}.containers[{}]", self.root.spec(), self.index)
     }
 }
 

@@ -97,6 +97,9 @@ pub(super) struct Original {
     /// The deprecated twin, where it named another one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
+    /// Annotations of ours that stood on the template as on the workload: their position, key and value.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub annotations: Vec<(usize, String, Value)>,
     /// The cluster autoscaler's list of volumes that may be evicted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub safe_to_evict_local_volumes: Option<String>,
@@ -196,9 +199,12 @@ impl Record {
 
     /// Whether whose account the pods use was decided by injection: nobody had asked for one or named one.
     pub(super) fn decided_account(&self) -> bool {
+        let original = &self.original;
+        // Pods have `default` from the API server, and nobody else asks for it and gets another one.
+        let is_free = |name: &Option<String>| name.as_deref().is_none_or(|name| name == "default");
         !self.options.contains_key("service-account")
-            && self.original.service_account_name.is_none()
-            && self.original.service_account.is_none()
+            && is_free(&original.service_account_name)
+            && is_free(&original.service_account)
     }
 
     /// The account of a dedicated injection.

@@ -38,11 +38,25 @@ pub enum Refusal {
         /// Where it belongs, or who writes it.
         instead: &'static str,
     },
-    /// One of our keys on the pod template.
+    /// One of our keys stands on the workload and on its pod template, and says two things.
     #[error(
-        "annotation {key} on the pod template (spec.template.metadata.annotations) is not supported yet: put it on the workload's own metadata.annotations"
+        "annotation {key} is {own} in metadata.annotations and {template} in spec.template.metadata.annotations: put it in one of the two, or the \
+         same in both"
     )]
-    OnTemplate {
+    Contradiction {
+        /// The key.
+        key: String,
+        /// The workload's value.
+        own: String,
+        /// The template's value.
+        template: String,
+    },
+    /// One of our keys on the template of a `CronJob`'s Jobs.
+    #[error(
+        "annotation {key} in spec.jobTemplate.metadata.annotations is not read: put it on the pod template \
+         (spec.jobTemplate.spec.template.metadata.annotations)"
+    )]
+    OnJobTemplate {
         /// The key.
         key: String,
     },
@@ -65,10 +79,13 @@ pub enum Refusal {
         error: TimingError,
     },
     /// A kind that is not injected.
-    #[error("leader.io/id on a {kind} is not supported yet: only a Deployment (apps/v1) can be elected")]
+    #[error("leader.io/id on a {kind} is not read: only a Deployment, StatefulSet or DaemonSet (apps/v1) and a Pod (v1) can carry it{}",
+        .template.map_or_else(String::new, |template| format!("; put it on the pod template ({template}.annotations)")))]
     Kind {
         /// The kind, with its group and version.
         kind: String,
+        /// The path of the metadata of its pod template, where it has one.
+        template: Option<&'static str>,
     },
     /// A field does not have the type that Kubernetes gives it.
     #[error("{path} is not {expected}")]
@@ -79,10 +96,12 @@ pub enum Refusal {
         expected: &'static str,
     },
     /// The container that shall be wrapped does not exist.
-    #[error("annotation leader.io/container: there is no container `{name}` in spec.template.spec.containers; it has {}", .existing.join(", "))]
+    #[error("annotation leader.io/container: there is no container `{name}` in {path}; it has {}", .existing.join(", "))]
     NoSuchContainer {
         /// The value.
         name: String,
+        /// Where it was looked for.
+        path: String,
         /// The names of the containers.
         existing: Vec<String>,
     },
@@ -166,7 +185,7 @@ pub enum Refusal {
     #[error("{path} is `windows`: the agent runs on Linux only; remove leader.io/id")]
     Windows {
         /// The field that says so.
-        path: &'static str,
+        path: String,
     },
     /// Nothing could stop the app.
     #[error(

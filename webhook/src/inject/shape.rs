@@ -2,24 +2,23 @@
 
 use serde_json::Value;
 
-use super::Refusal;
+use super::{Refusal, root::Root};
 
 const LIST: &str = "a list";
 const MAP: &str = "a map";
 
 /// Checks the fields of a pod template that injection reads or changes. The API server has checked its objects; files come
 /// as they are.
-pub(super) fn check(template: &Value) -> Result<(), Refusal> {
-    let root = "spec.template";
-    map(template, root)?;
+pub(super) fn check(template: &Value, root: Root) -> Result<(), Refusal> {
+    let (metadata_path, root) = (root.metadata(), root.spec());
+    map(template, metadata_path.trim_end_matches(".metadata"))?;
     let metadata = &template["metadata"];
-    optional(metadata, &format!("{root}.metadata"), map)?;
+    optional(metadata, metadata_path, map)?;
     for key in ["annotations", "labels"] {
-        optional(&metadata[key], &format!("{root}.metadata.{key}"), texts_by_key)?;
+        optional(&metadata[key], &format!("{metadata_path}.{key}"), texts_by_key)?;
     }
     let spec = &template["spec"];
-    let root = format!("{root}.spec");
-    map(spec, &root)?;
+    map(spec, root)?;
     for key in ["serviceAccountName", "serviceAccount"] {
         optional(&spec[key], &format!("{root}.{key}"), text)?;
     }

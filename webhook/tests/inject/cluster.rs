@@ -71,8 +71,43 @@ fn container_defaults(container: &mut Map<String, Value>) {
             default(field, "apiVersion", json!("v1"));
         }
     }
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(Value::Object(probe)) = container.get_mut(probe) {
+            let defaults =
+                [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)];
+            probe.retain(|_, value| *value != 0);
+            for (field, seconds) in defaults {
+                default(probe, field, seconds.into());
+            }
+            handler_defaults(probe);
+        }
+    }
+    for hook in ["postStart", "preStop"] {
+        if let Some(Value::Object(hook)) = container.get_mut("lifecycle").and_then(|all| all.get_mut(hook)) {
+            handler_defaults(hook);
+        }
+    }
     for port in list(container, "ports") {
         default(fields(port), "protocol", json!("TCP"));
+    }
+}
+
+fn handler_defaults(holder: &mut Map<String, Value>) {
+    if let Some(Value::Object(request)) = holder.get_mut("httpGet") {
+        drop_empty(request, &["host", "httpHeaders", "path", "scheme"]);
+        default(request, "path", "/".into());
+        default(request, "scheme", "HTTP".into());
+        // It is not omitted when it is zero.
+        default(request, "port", 0.into());
+        for header in list(request, "httpHeaders") {
+            default(fields(header), "value", "".into());
+        }
+    }
+    if let Some(Value::Object(socket)) = holder.get_mut("tcpSocket") {
+        drop_empty(socket, &["host"]);
+    }
+    if let Some(Value::Object(grpc)) = holder.get_mut("grpc") {
+        default(grpc, "service", "".into());
     }
 }
 

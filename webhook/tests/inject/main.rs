@@ -1,7 +1,9 @@
 //! Injection against what users write and what the API server makes of it.
 
+mod apply;
 mod cluster;
 mod entry_points;
+mod handlers;
 mod properties;
 mod records;
 mod refusals;

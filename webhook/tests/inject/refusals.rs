@@ -56,7 +56,7 @@ fn an_unknown_key_is_refused_without_an_id_too() {
 
 #[test]
 fn keys_and_values_of_later_versions_are_refused_by_name() {
-    for key in ["port", "status-file", "follow", "prefer", "unhealthy-step-down"] {
+    for key in ["status-file", "follow", "prefer", "unhealthy-step-down"] {
         says(&annotated(&format!("leader.io/{key}"), "1"), &[&format!("leader.io/{key} is not supported yet")]);
     }
     says(&annotated("leader.io/mode", "observe"), &["leader.io/mode: observe is not supported yet"]);
@@ -102,45 +102,17 @@ fn no_entry_point_is_refused_with_the_fix() {
 }
 
 #[test]
-fn probes_and_hooks_are_refused_on_the_wrapped_container_only() {
-    let probe = json!({"httpGet": {"path": "/", "port": 80}});
-    for field in ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"] {
-        let error = refusal(&format!("/spec/template/spec/containers/0/{field}"), probe.clone());
-        says(
-            &error,
-            &["container `app` (spec.template.spec.containers[0])", field, "not supported yet", "leader.io/container"],
-        );
-    }
-    let mut object = object();
-    object["spec"]["template"]["spec"]["containers"][1]["livenessProbe"] = probe;
-    assert!(review(&object, None).is_ok());
-}
-
-#[test]
-fn annotations_on_the_template_are_refused() {
-    let error = refusal("/spec/template/metadata/annotations", json!({"leader.io/id": "billing"}));
-    says(&error, &["annotation leader.io/id on the pod template", "put it on the workload's own"]);
-}
-
-#[test]
-fn annotations_on_the_template_are_refused_without_an_id_on_the_workload_too() {
-    let mut object = super::without_id(&object());
-    object["spec"]["template"]["metadata"]["annotations"] = json!({"leader.io/id": "billing"});
-    for old in [None, Some(&super::inject(&self::object()))] {
-        let error = review(&object, old).unwrap_err().to_string();
-        says(&error, &["annotation leader.io/id on the pod template", "put it on the workload's own"]);
-    }
-    object["apiVersion"] = "batch/v1".into();
-    object["kind"] = "Job".into();
-    says(&review(&object, None).unwrap_err().to_string(), &["leader.io/id on a Job (batch/v1) is not supported yet"]);
-}
-
-#[test]
 fn a_missing_api_version_is_named() {
     let mut object = object();
     object.as_object_mut().unwrap().shift_remove("apiVersion");
     let error = review(&object, None).unwrap_err().to_string();
-    says(&error, &["leader.io/id on a Deployment without an apiVersion is not", "only a Deployment (apps/v1)"]);
+    says(
+        &error,
+        &[
+            "leader.io/id on a Deployment without an apiVersion is not",
+            "only a Deployment, StatefulSet or DaemonSet (apps/v1)",
+        ],
+    );
 }
 
 #[test]
@@ -256,15 +228,41 @@ fn a_record_above_the_limit_is_refused() {
 
 #[test]
 fn other_kinds_are_refused_only_with_an_id() {
-    for kind in ["StatefulSet", "Pod", "CronJob"] {
+    for (version, kind, place) in [
+        ("batch/v1", "Job", "; put it on the pod template (spec.template.metadata.annotations)"),
+        ("apps/v1", "ReplicaSet", "; put it on the pod template (spec.template.metadata.annotations)"),
+        ("argoproj.io/v1alpha1", "Rollout", "; put it on the pod template (spec.template.metadata.annotations)"),
+        ("apps/v1beta1", "StatefulSet", "; put it on the pod template (spec.template.metadata.annotations)"),
+        ("batch/v1", "CronJob", "; put it on the pod template (spec.jobTemplate.spec.template.metadata.annotations)"),
+        ("v1", "ConfigMap", ""),
+    ] {
         let mut object = object();
-        object["kind"] = kind.into();
-        says(
-            &review(&object, None).unwrap_err().to_string(),
-            &[&format!("leader.io/id on a {kind}"), "only a Deployment"],
+        (object["apiVersion"], object["kind"]) = (version.into(), kind.into());
+        match kind {
+            "CronJob" => object["spec"] = json!({"jobTemplate": {"spec": object["spec"].take()}}),
+            "ConfigMap" => drop(object.as_object_mut().unwrap().shift_remove("spec")),
+            _ => {}
+        }
+        let expected = format!(
+            "leader.io/id on a {kind} ({version}) is not read: only a Deployment, StatefulSet or DaemonSet (apps/v1) and a Pod (v1) can \
+             carry it{place}"
         );
+        assert_eq!(review(&object, None).unwrap_err().to_string(), expected);
         let plain = super::without_id(&object);
         assert_eq!(review(&plain, None).unwrap().object, plain);
+    }
+}
+
+#[test]
+fn the_agents_port_is_one_that_needs_no_privilege() {
+    for port in ["1024", "9809", "65535"] {
+        let mut object = object();
+        object["metadata"]["annotations"]["leader.io/port"] = port.into();
+        assert!(review(&object, None).is_ok(), "{port}");
+    }
+    for port in ["80", "1023", "65536", "http", "", "+8080", "-1", "8080.0"] {
+        let expected = format!("annotation leader.io/port: `{port}` is not a port from 1024 to 65535");
+        assert_eq!(annotated("leader.io/port", port), expected);
     }
 }
 

@@ -10,9 +10,12 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-use super::{ADDED_TIMING, LIFECYCLE, PLACES, Place, READINESS, restore::has_agents};
+use super::{
+    ADDED_TIMING, HTTP_GET, LIFECYCLE, PLACES, Place, READINESS,
+    restore::{has_agents, is_agents_path},
+};
 use crate::inject::{
-    json::{annotation, containers, containers_mut, items, text},
+    json::{annotation, containers, containers_mut, is_empty, items, text},
     record::Record,
 };
 
@@ -20,7 +23,8 @@ use crate::inject::{
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// The arriving template of `object` without what nobody asks for any more: handlers of the agent's in the place of one that
-/// server-side apply dropped, and the added readiness probe's timing under a handler of the user's own.
+/// server-side apply dropped, the agent's path in a request that is declared without one, and the added readiness probe's
+/// timing under a handler of the user's own.
 pub(in crate::inject) fn without_released<'a>(
     template: &'a Value,
     object: &Value,
@@ -44,10 +48,25 @@ pub(in crate::inject) fn without_released<'a>(
     let timing = ADDED_TIMING.into_iter().filter(|(field, seconds)| {
         record.original.handlers.get(READINESS).is_some_and(Value::is_null)
             && all[index][READINESS][field] == *seconds
-            && leaves_out(object, &record.container, field)
+            && leaves_out(object, &record.container, &[READINESS], field)
     });
     let timing: Vec<&str> = timing.map(|(field, _)| field).collect();
-    if released.is_empty() && timing.is_empty() {
+    let requests: Vec<Place> = PLACES
+        .into_iter()
+        .filter(|&place| {
+            let original = record.original.handlers.get(place.field).unwrap_or(&Value::Null);
+            let path = original[HTTP_GET]["path"].as_str().unwrap_or_default();
+            let request = &place.of(&all[index])[HTTP_GET];
+            // Its other fields are then the declared ones, or defaults.
+            ["", "/"].contains(&path)
+                && is_agents_path(request)
+                && !is_empty(&request["port"])
+                && request["port"] != 0
+                && request["port"] != json!(record.port)
+                && leaves_out(object, &record.container, &[place.field, HTTP_GET], "path")
+        })
+        .collect();
+    if released.is_empty() && timing.is_empty() && requests.is_empty() {
         return Cow::Borrowed(template);
     }
     let mut template = template.clone();
@@ -57,6 +76,11 @@ pub(in crate::inject) fn without_released<'a>(
                 let agents = |kind: &&str| has_agents(place, &json!({ *kind: holder[*kind] }));
                 let agents: Vec<_> = place.present(holder).into_iter().filter(agents).collect();
                 agents.iter().for_each(|kind| drop(holder.shift_remove(*kind)));
+            }
+        }
+        for place in requests {
+            if let Some(request) = place.of_mut(container).and_then(|holder| holder.get_mut(HTTP_GET)) {
+                request["path"] = "/".into();
             }
         }
         if let Some(probe) = container.get_mut(READINESS).and_then(Value::as_object_mut) {
@@ -74,18 +98,19 @@ fn is_released(old: &Value, new: &Value, container: &str, place: Place, kind: &s
         && !managers(new).iter().any(|manager| owns(manager, container, path))
 }
 
-/// Whether someone who declares a readiness probe of this container declares it without `field`.
-fn leaves_out(object: &Value, container: &str, field: &str) -> bool {
+/// Whether someone who declares `parent` in this container declares it without `field`.
+fn leaves_out(object: &Value, container: &str, parent: &[&str], field: &str) -> bool {
     let applied = managers(object).iter().filter(|manager| manager["operation"] == "Apply");
-    let applied: Vec<_> = applied.filter(|manager| owns(manager, container, &[READINESS])).collect();
+    let applied: Vec<_> = applied.filter(|manager| owns(manager, container, parent)).collect();
     if !applied.is_empty() {
-        return !applied.iter().any(|manager| owns(manager, container, &[READINESS, field]));
+        let path = [parent, &[field]].concat();
+        return !applied.iter().any(|manager| owns(manager, container, &path));
     }
     let last: Option<Value> = annotation(object, LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok());
     let last = last.unwrap_or_default();
     let of_it = containers(&last["spec"]["template"]).iter().find(|item| text(item, "name") == Some(container));
-    let probe = of_it.and_then(|container| container[READINESS].as_object());
-    probe.is_some_and(|probe| !probe.contains_key(field))
+    let declared = of_it.map(|container| parent.iter().fold(container, |value, field| &value[field]));
+    declared.and_then(Value::as_object).is_some_and(|declared| !declared.contains_key(field))
 }
 
 fn managers(object: &Value) -> &[Value] {
@@ -162,15 +187,16 @@ mod tests {
             }
             object(&json!([manager("Apply", &json!({"f:readinessProbe": probe}))]))
         };
-        assert!(leaves_out(&probe(false), "app", "periodSeconds"));
-        assert!(!leaves_out(&probe(true), "app", "periodSeconds"));
-        assert!(!leaves_out(&json!({}), "app", "periodSeconds"));
+        assert!(leaves_out(&probe(false), "app", &[READINESS], "periodSeconds"));
+        assert!(!leaves_out(&probe(true), "app", &[READINESS], "periodSeconds"));
+        assert!(!leaves_out(&json!({}), "app", &[READINESS], "periodSeconds"));
         let applied = |probe: Value| {
-            let last = json!({"spec": {"template": {"spec": {"containers": [{"name": "app", "readinessProbe": probe}]}}}});
+            let last =
+                json!({"spec": {"template": {"spec": {"containers": [{"name": "app", "readinessProbe": probe}]}}}});
             json!({"metadata": {"annotations": {LAST_APPLIED: last.to_string()}}})
         };
-        assert!(leaves_out(&applied(json!({"exec": {}})), "app", "periodSeconds"));
-        assert!(!leaves_out(&applied(json!({"exec": {}, "periodSeconds": 5})), "app", "periodSeconds"));
-        assert!(!leaves_out(&applied(Value::Null), "app", "periodSeconds"));
+        assert!(leaves_out(&applied(json!({"exec": {}})), "app", &[READINESS], "periodSeconds"));
+        assert!(!leaves_out(&applied(json!({"exec": {}, "periodSeconds": 5})), "app", &[READINESS], "periodSeconds"));
+        assert!(!leaves_out(&applied(Value::Null), "app", &[READINESS], "periodSeconds"));
     }
 }

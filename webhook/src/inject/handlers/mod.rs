@@ -12,12 +12,7 @@ mod restore;
 use leader_agent::names::{self, hook, probe};
 use serde_json::{Map, Value, json};
 
-use super::{
-    Refusal,
-    json::set,
-    options::Chosen,
-    record::Record,
-};
+use super::{Refusal, json::set, options::Chosen, record::Record};
 
 pub(super) use canonical::canonical;
 pub(super) use managed::without_released;
@@ -237,7 +232,9 @@ fn replace(holder: &mut Map<String, Value>, old: &str, new: &str, handler: Value
     let mut handler = Some(handler);
     *holder = fields
         .into_iter()
-        .map(|(key, value)| if key == old { (new.to_owned(), handler.take().unwrap_or_default()) } else { (key, value) })
+        .map(
+            |(key, value)| if key == old { (new.to_owned(), handler.take().unwrap_or_default()) } else { (key, value) },
+        )
         .collect();
 }
 

@@ -8,7 +8,6 @@ use serde_json::{Map, Value, json};
 use super::{
     EXEC, GRPC, HTTP_GET, Place, SLEEP, TCP_SOCKET, TIMING, Way,
     canonical::{handler as canonical, is_default},
-    restore::{is_agents_command, is_agents_path},
 };
 use crate::inject::{
     Refusal,
@@ -130,20 +129,14 @@ fn malformed(path: String, expected: &'static str) -> Refusal {
     Refusal::Malformed { path, expected }
 }
 
-/// A handler that leads to the agent would make the agent ask itself.
+/// A program that is the agent would ask the agent about itself. The agent's own handlers have been taken out before.
 fn reserved(kind: &str, handler: &Value, path: &str) -> Result<(), Refusal> {
-    let collision = |path: String, what: String| Refusal::Collision {
-        path,
-        what,
-        fix: "give the app's own handler, the agent's is put in its place by injection".to_owned(),
-    };
-    let words = texts(handler, "command");
-    if kind == EXEC && (is_agents_command(handler) || words.iter().any(|word| word == names::AGENT_PATH)) {
-        return Err(collision(format!("{path}.command"), format!("the path `{}`", names::AGENT_PATH)));
-    }
-    if kind == HTTP_GET && is_agents_path(handler) {
-        let used = handler["path"].as_str().unwrap_or_default();
-        return Err(collision(format!("{path}.path"), format!("the path `{used}`")));
+    if kind == EXEC && texts(handler, "command").iter().any(|word| word == names::AGENT_PATH) {
+        return Err(Refusal::Collision {
+            path: format!("{path}.command"),
+            what: format!("the path `{}`", names::AGENT_PATH),
+            fix: "give the app's own handler, the agent's is put in its place by injection".to_owned(),
+        });
     }
     Ok(())
 }
@@ -164,7 +157,7 @@ pub(super) fn ports(spec: &Value, chosen: Chosen<'_>, way: Way) -> Result<(), Re
             // An ordinary init container has ended before the agent starts.
             let runs_beside = key == "containers" || fields["restartPolicy"] == "Always";
             if let Some((index, _)) = taken.find(|(_, port)| runs_beside && port["containerPort"] == agents) {
-                return Err(collision(format!("spec.template.spec.{key}[{container}].ports[{index}]")));
+                return Err(collision(format!("{}.{key}[{container}].ports[{index}]", chosen.root.spec())));
             }
         }
     }
@@ -189,13 +182,20 @@ fn port(port: &Value, chosen: Chosen<'_>, path: &str) -> Result<u16, Refusal> {
             Some(port) => port["containerPort"].as_i64(),
             None => name.parse().ok(),
         },
-        _ => return Err(malformed(format!("{path}.port"), "a number from 1 to 65535, or the name of a port of the container")),
+        _ => {
+            return Err(malformed(
+                format!("{path}.port"),
+                "a number from 1 to 65535, or the name of a port of the container",
+            ));
+        }
     };
-    number.and_then(|number| u16::try_from(number).ok()).filter(|&number| number != 0).ok_or_else(|| Refusal::NoSuchPort {
-        path: format!("{path}.port"),
-        port: port.as_str().map_or_else(|| port.to_string(), str::to_owned),
-        container: chosen.name.to_owned(),
-        named: ports.iter().filter_map(|port| text(port, "name")).map(str::to_owned).collect(),
+    number.and_then(|number| u16::try_from(number).ok()).filter(|&number| number != 0).ok_or_else(|| {
+        Refusal::NoSuchPort {
+            path: format!("{path}.port"),
+            port: port.as_str().map_or_else(|| port.to_string(), str::to_owned),
+            container: chosen.name.to_owned(),
+            named: ports.iter().filter_map(|port| text(port, "name")).map(str::to_owned).collect(),
+        }
     })
 }
 

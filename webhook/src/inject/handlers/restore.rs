@@ -6,7 +6,7 @@
 use leader_agent::names::{self, hook, probe};
 use serde_json::{Map, Value};
 
-use super::{EXEC, HTTP_GET, LIFECYCLE, PLACES, Place, READINESS, TIMING, put_back};
+use super::{EXEC, HTTP_GET, LIFECYCLE, PLACES, Place, READINESS, put_back};
 use crate::inject::{
     json::{clear, is_empty, texts},
     record::Record,
@@ -68,7 +68,9 @@ fn stays(place: Place, holder: &mut Map<String, Value>, original: Option<&Value>
     }
     nobodys.iter().for_each(|kind| drop(holder.shift_remove(*kind)));
     if users.is_empty() {
-        let of_a_newer_api = |key: &String| !place.kinds().contains(&key.as_str()) && !TIMING.contains(&key.as_str());
+        // Timing is in numbers, and a handler a map.
+        let of_a_newer_api =
+            |(key, value): (&String, &Value)| !place.kinds().contains(&key.as_str()) && value.is_object();
         let before = original.and_then(Value::as_object).and_then(|original| original.iter().next());
         return match (agents, before) {
             (Some(agents), Some((kind, handler))) => {
@@ -77,7 +79,7 @@ fn stays(place: Place, holder: &mut Map<String, Value>, original: Option<&Value>
             }
             (agents, _) => {
                 agents.iter().for_each(|kind| drop(holder.shift_remove(*kind)));
-                place.is_probe && holder.keys().any(of_a_newer_api)
+                holder.iter().any(of_a_newer_api)
             }
         };
     }
@@ -102,13 +104,13 @@ fn whose_http(handler: &Value, original: Option<&Value>, port: Option<u16>) -> W
     let Some(fields) = handler.as_object() else { return Whose::Users(handler.clone()) };
     let agents_path = is_agents_path(handler);
     let agents_port = port.is_some_and(|port| handler["port"] == port);
+    if original.is_none() && agents_path {
+        return Whose::Agents;
+    }
     // The API writes an absent port as 0.
     if is_empty(&handler["port"]) || handler["port"] == 0 {
         let nothing = agents_path || is_empty(&handler["path"]) || handler["path"] == "/";
         return if nothing { Whose::Nobodys } else { Whose::Users(handler.clone()) };
-    }
-    if original.is_none() && agents_path {
-        return Whose::Agents;
     }
     if !agents_path && !agents_port {
         return Whose::Users(handler.clone());

@@ -1,0 +1,76 @@
+//! Ahead of the pods: an election that a pod template asks for.
+//!
+//! The template stays as it is, and each pod is injected when it is created. That is far from the person who writes the
+//! template, so what would be refused at the pods is refused here, and what is risky is said here.
+
+use leader_agent::names;
+use serde_json::Value;
+
+use super::{
+    Account, Defaults, Election, Facts, ImageAnswer, Outcome, Refusal, account,
+    advice::{self, View},
+    check,
+    elect::inject,
+    entry::{self, Found},
+    handlers::Way,
+    json::{annotation, text},
+    options::{self, Asked, Holder},
+    record::Record,
+    root::Root,
+    shape,
+};
+
+/// Judges an object whose pod template has annotations of ours, and completes the `outcome` that leaves it as it is.
+pub(super) fn ahead(
+    object: &Value,
+    old: Option<&Value>,
+    root: Root,
+    defaults: &Defaults,
+    facts: &Facts,
+    mut outcome: Outcome,
+) -> Result<Outcome, Refusal> {
+    let template = root.of_object(object);
+    shape::check(template, root)?;
+    let holder = Holder { object: template, kind: "pod template", path: root.metadata() };
+    let options = match options::read(&holder, &template["spec"])? {
+        Asked::Election(options) => options,
+        Asked::Nothing(left) => {
+            outcome.warnings.extend(advice::left_behind(&left));
+            return Ok(outcome);
+        }
+    };
+    let chosen = options::container(&options, template, root)?;
+    check::refuse(object, template, chosen, Way::new(&template["spec"], options.port))?;
+    options.check_timing(&template["spec"], chosen.container)?;
+    let account = account::mode(&options, &template["spec"], true, None, facts);
+    // The pods ask for the image. Whatever it says, the rest is what it will be.
+    let answer = ImageAnswer::Found(super::ImageFacts { entrypoint: vec![String::from("/")], ..Default::default() });
+    if let Found::Entry(entry) = entry::find(&options, chosen, &[], Some(&answer))? {
+        inject(template, chosen, &options, account, entry, None, defaults)?;
+    }
+
+    let before = old.filter(|old| is_elected(old, root, options.id.as_str()));
+    let now = View { object, template, root };
+    let known = before.map(|old| View { object: old, template: root.of_object(old), root });
+    outcome.warnings.extend(advice::new_risks(&now, known.as_ref(), &options, facts));
+    if before.is_none() {
+        outcome.warnings.push(advice::in_pods(root.metadata()));
+    }
+    let audit = [("action", "left-to-pods"), ("id", options.id.as_str()), ("container", chosen.name)];
+    outcome.audit.extend(audit.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    outcome.election = Some(Election {
+        account: Account::of(account, options.id.as_str(), &template["spec"]),
+        id: options.id,
+        injected_afresh: false,
+        live_before: before.is_some(),
+    });
+    Ok(outcome)
+}
+
+/// Whether the live object's pods take part in this election already.
+fn is_elected(old: &Value, root: Root, id: &str) -> bool {
+    let template = root.of_object(old);
+    let injected = Record::of(template).ok().flatten().is_some_and(|record| record.id == id);
+    injected
+        || annotation(template, names::ID) == Some(id) && text(&template["spec"]["containers"][0], "name").is_some()
+}

@@ -1,0 +1,214 @@
+//! Elect: keep the live template, keep the arriving one, or inject afresh.
+//!
+//! Every write arrives as a mixture of what the user wrote and what was injected. So the arriving template and the live one
+//! are ejected, and what is left of them is compared.
+
+use std::borrow::Cow;
+
+use leader_agent::names;
+use serde_json::Value;
+
+use super::{
+    Account, Decision, Defaults, Election, Facts, ImageRequest, Outcome, Refusal, account,
+    account::account_of,
+    add::add,
+    advice::{self, View},
+    check,
+    eject::{canonical, eject, is_touched},
+    entry::{self, Entry, Found},
+    handlers::{self, Resolved, Way},
+    json::{annotation, items, text},
+    keep::{Live, is_current, is_for, is_intact},
+    options::{self, Chosen, Options},
+    parts,
+    record::{AccountMode, Injection, Record},
+    root::Root,
+    shape,
+};
+
+/// An object that asks for an election of its own template.
+pub(super) struct Case<'a> {
+    pub object: &'a Value,
+    pub old: Option<&'a Value>,
+    pub root: Root,
+    pub options: &'a Options,
+    pub defaults: &'a Defaults,
+    pub facts: &'a Facts,
+}
+
+/// Where a stored template comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Made {
+    Afresh,
+    KeptLive,
+    KeptArriving,
+}
+
+impl Case<'_> {
+    pub(super) fn elect(&self) -> Result<Decision, Refusal> {
+        let Self { object, root, options, .. } = *self;
+        let template = root.of_object(object);
+        shape::check(template, root)?;
+        let live = self.old.and_then(|old| Live::of(old, root));
+        let arriving = Record::of(template);
+        let own = arriving.as_ref().ok().and_then(Option::as_ref);
+        let plain = self.plain(own.or(live.as_ref().map(|live| &live.record)));
+        check::annotations(object, &plain, root, options)?;
+
+        let live_before = live.as_ref().is_some_and(|live| live.intact && live.record.id == options.id.as_str());
+        if let Some(live) = live.as_ref().filter(|live| live.intact && is_for(&live.record, options))
+            && canonical(&plain) == canonical(&live.plain)
+        {
+            let object = root.replaced(object, live.template.clone());
+            let mut kept = self.outcome(object, &live.record, &live.plain, Made::KeptLive, live_before);
+            kept.warnings = self.new_risks(&plain, Some(live).filter(|_| live_before));
+            return Ok(Decision::Done(kept));
+        }
+
+        let chosen = options::container(options, &plain, root)?;
+        let way = Way::new(&plain["spec"], options.port);
+        check::refuse(object, &plain, chosen, way)?;
+        options.check_timing(&plain["spec"], chosen.container)?;
+        let intact = own.filter(|record| is_intact(template, record));
+        let mut warnings = Vec::new();
+        if own.is_none() && is_touched(template) {
+            warnings.push(advice::without_record(arriving.as_ref().err()));
+        }
+        warnings.extend(self.new_risks(&plain, live.as_ref().filter(|_| live_before)));
+
+        // A record of its own, not the live one's: it was kept elsewhere (undo, export), and its template with it.
+        let of_its_own = |record: &&Record| live.as_ref().is_none_or(|live| live.record != **record);
+        if let Some(record) =
+            intact.filter(of_its_own).filter(|record| is_current(template, record, options, &plain, chosen, way))
+        {
+            let mut kept = self.outcome(object.clone(), record, &plain, Made::KeptArriving, live_before);
+            kept.warnings = warnings;
+            return Ok(Decision::Done(kept));
+        }
+
+        let live = live.as_ref().map(|live| &live.record);
+        let previous = intact.or(live);
+        let account = account::mode(options, &plain["spec"], root == Root::Pod, previous, self.facts);
+        let sibling = self.facts.sibling_record.as_deref().and_then(|text| Record::parse(text).ok());
+        let records: Vec<&Record> = [own, live, sibling.as_ref()].into_iter().flatten().collect();
+        let entry = match entry::find(options, chosen, &records, self.facts.image.as_ref())? {
+            Found::Entry(entry) => entry,
+            Found::Ask { required } => {
+                return Ok(Decision::NeedsImage(self.image_request(&plain, chosen, account, required)));
+            }
+        };
+        warnings.extend(entry.warnings.iter().cloned());
+        let image = text(chosen.container, "image").unwrap_or_default();
+        let is_known = live.is_some_and(|live| live_before && live.knows(image).is_some());
+        if entry.is_from_image(options) && !entry::has_digest(image) && !is_known {
+            warnings.push(advice::frozen(chosen.name, image));
+        }
+        if account == AccountMode::Keep && options.account.is_none() && !live_before {
+            warnings.push(advice::kept_account(account_of(&plain["spec"]), options.id.as_str()));
+        }
+        let (injected, record) = inject(&plain, chosen, options, account, entry, previous, self.defaults)?;
+        let object = root.replaced(object, injected);
+        let mut afresh = self.outcome(object, &record, &plain, Made::Afresh, live_before);
+        afresh.warnings = warnings;
+        Ok(Decision::Done(afresh))
+    }
+
+    /// What the user wants the template to be. `record` is the arriving one, or the live object's.
+    fn plain(&self, record: Option<&Record>) -> Value {
+        let template = self.root.of_object(self.object);
+        let volumes = || items(&template["spec"], "volumes").iter().any(parts::is_volume);
+        if !is_touched(template) && (record.is_none() || !volumes()) {
+            // Replaced: all of it is the user's, also what looks as if it had been injected.
+            return template.clone();
+        }
+        let before = self.old.and_then(|old| annotation(old, names::ID));
+        let ids: Vec<&str> = [Some(self.options.id.as_str()), before].into_iter().flatten().collect();
+        let asked_for: Cow<'_, Value> = handlers::without_released(template, self.object, self.old, record);
+        eject(&asked_for, record, &ids)
+    }
+
+    fn new_risks(&self, plain: &Value, before: Option<&Live<'_>>) -> Vec<String> {
+        // Whoever makes pods reads no warnings; the template that it makes them from was reviewed.
+        if self.root == Root::Pod && is_made(self.object) {
+            return Vec::new();
+        }
+        let now = View { object: self.object, template: plain, root: self.root };
+        let before = self.old.zip(before);
+        let before = before.map(|(old, live)| View { object: old, template: &live.plain, root: self.root });
+        advice::new_risks(&now, before.as_ref(), self.options, self.facts)
+    }
+
+    /// What has to be known about the image, and with whose credentials.
+    fn image_request(&self, plain: &Value, chosen: Chosen<'_>, account: AccountMode, required: bool) -> ImageRequest {
+        let spec = &plain["spec"];
+        let secrets = items(spec, "imagePullSecrets").iter().filter_map(|secret| text(secret, "name"));
+        let labels = spec["nodeSelector"].as_object().into_iter().flatten();
+        ImageRequest {
+            image: text(chosen.container, "image").unwrap_or_default().to_owned(),
+            pull_secrets: secrets.map(str::to_owned).collect(),
+            service_account: Account::of(account, self.options.id.as_str(), spec).name().to_owned(),
+            node_selector: labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect(),
+            required,
+        }
+    }
+
+    fn outcome(&self, object: Value, record: &Record, plain: &Value, made: Made, live_before: bool) -> Outcome {
+        let id = &self.options.id;
+        let action = match made {
+            Made::Afresh => "injected",
+            Made::KeptLive => "kept-live",
+            Made::KeptArriving => "kept-arriving",
+        };
+        let audit = [("action", action), ("id", id.as_str()), ("container", &record.container)];
+        Outcome {
+            object,
+            election: Some(Election {
+                id: id.clone(),
+                account: Account::of(record.service_account, &record.id, &plain["spec"]),
+                injected_afresh: made == Made::Afresh,
+                live_before,
+            }),
+            warnings: Vec::new(),
+            audit: audit.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        }
+    }
+}
+
+/// Injects into a user's template, and reads the record back that was written.
+pub(super) fn inject(
+    plain: &Value,
+    chosen: Chosen<'_>,
+    options: &Options,
+    account: AccountMode,
+    entry: Entry,
+    previous: Option<&Record>,
+    defaults: &Defaults,
+) -> Result<(Value, Record), Refusal> {
+    let handlers = Resolved::new(&plain["spec"], chosen)?;
+    let injection = Injection {
+        id: options.id.clone(),
+        container: chosen.name.to_owned(),
+        lease_duration: options.lease_duration.clone(),
+        stop_grace: options.stop_grace.clone(),
+        account,
+        entry,
+        agent_image: defaults.agent_image.clone(),
+        port: Way::new(&plain["spec"], options.port).port(),
+        probes: handlers.probes,
+        hooks: handlers.hooks,
+        termination_grace: handlers.termination_grace,
+        options: options.written.clone(),
+        rest: previous.map(|record| record.rest.clone()).unwrap_or_default(),
+    };
+    let injected = add(plain, chosen, injection)?;
+    // It was written just now.
+    match Record::of(&injected).ok().flatten() {
+        Some(record) => Ok((injected, record)),
+        None => Err(Refusal::Malformed { path: chosen.root.metadata().to_owned(), expected: "a map" }),
+    }
+}
+
+/// A controller made the object.
+fn is_made(object: &Value) -> bool {
+    items(&object["metadata"], "ownerReferences").iter().any(|owner| owner["controller"] == true)
+}

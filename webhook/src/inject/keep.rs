@@ -1,0 +1,99 @@
+//! Keep: when an injected template is what it should be, so that nothing has to be changed in it.
+
+use leader_agent::names::{self, env};
+use serde_json::Value;
+
+use super::{
+    account::account_of,
+    eject::eject,
+    entry,
+    handlers::{self, Way},
+    json::{containers, items, text, texts},
+    options::{Chosen, Options},
+    parts,
+    record::Record,
+    root::Root,
+    shape,
+};
+
+/// The live object's template, where it is injected.
+pub(super) struct Live<'a> {
+    pub template: &'a Value,
+    pub record: Record,
+    /// What its user wrote.
+    pub plain: Value,
+    pub intact: bool,
+}
+
+impl<'a> Live<'a> {
+    pub(super) fn of(old: &'a Value, root: Root) -> Option<Self> {
+        let template = root.of_object(old);
+        let record = Record::of(template).ok().flatten()?;
+        shape::check(template, root).ok()?;
+        let plain = eject(template, Some(&record), &[]);
+        Some(Self { template, intact: is_intact(template, &record), record, plain })
+    }
+}
+
+/// Whether a template is injected as its record says. Judged by the parts that every version has, and by what makes them
+/// ours: a newer version must not call an older one's template broken and so start a rollout.
+pub(super) fn is_intact(template: &Value, record: &Record) -> bool {
+    let spec = &template["spec"];
+    let has = |parent: &Value, key: &str, count: usize, ours: &dyn Fn(&Value) -> bool| {
+        items(parent, key).iter().filter(|item| ours(item)).count() == count
+    };
+    let wrapped = containers(template).iter().find(|container| text(container, "name") == Some(&record.container));
+    let account = record.dedicated_account();
+    let address = handlers::needs_address(&record.probes, &record.hooks);
+    has(spec, "initContainers", 1, &parts::is_init_container)
+        && items(spec, "initContainers").iter().filter(|item| parts::is_init_container(item)).all(parts::installs)
+        && has(spec, "volumes", parts::volumes().len(), &parts::is_volume)
+        && account.is_none_or(|account| account_of(spec) == Some(&account))
+        && template["metadata"]["labels"][names::ID] == record.id.as_str()
+        && wrapped.is_some_and(|container| {
+            let is_variable = |item: &Value| parts::is_variable(item, &[&record.container]);
+            texts(container, "command") == parts::wrap(&record.command)
+                && record.args.as_ref().is_none_or(|args| texts(container, "args") == *args)
+                && has(container, "volumeMounts", parts::mounts().len(), &parts::is_mount)
+                && has(container, "env", env::INJECTED.len() + usize::from(address), &is_variable)
+                && handlers::is_routed(container, record)
+        })
+}
+
+/// Whether a record was made for this id and these options.
+pub(super) fn is_for(record: &Record, options: &Options) -> bool {
+    record.id == options.id.as_str() && record.options == options.written
+}
+
+/// Whether an intact template that was injected elsewhere (undo, export) is what injection would make of `chosen` now, but for
+/// what a newer version does differently. Nobody has reviewed its record, by which the agent goes.
+pub(super) fn is_current(
+    template: &Value,
+    record: &Record,
+    options: &Options,
+    plain: &Value,
+    chosen: Chosen<'_>,
+    way: Way,
+) -> bool {
+    is_for(record, options)
+        && obeys(record, options)
+        && fits(template, record, chosen)
+        && handlers::fit(record, &plain["spec"], chosen, way)
+        && entry::agrees(record, options, chosen)
+}
+
+/// Whether a record that nobody has reviewed says what the options ask for: the agent goes by these fields, not by the options
+/// that stand beside them.
+fn obeys(record: &Record, options: &Options) -> bool {
+    record.lease_duration == options.lease_duration
+        && record.stop_grace == options.stop_grace
+        && options.account.is_none_or(|asked| asked == record.service_account)
+}
+
+/// Whether an intact template still fits what stands around the injected parts: container, image and resources.
+fn fits(template: &Value, record: &Record, chosen: Chosen<'_>) -> bool {
+    let init = items(&template["spec"], "initContainers").iter().find(|item| parts::is_init_container(item));
+    record.container == chosen.name
+        && record.image.as_deref() == text(chosen.container, "image")
+        && init.is_some_and(|init| parts::resources(init) == parts::resources(chosen.container))
+}
