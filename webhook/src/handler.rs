@@ -188,12 +188,8 @@ impl Webhook {
         let (Some(object), namespace) = (&review.object, review.namespace()) else {
             unreachable!("a plan to inject has an object")
         };
-        let mut facts = if review::asks_for_an_election(object) {
-            facts::look_up(&self.client, namespace, object).await.map_err(Box::new)?
-        } else {
-            // Nothing is going to be injected.
-            Facts::default()
-        };
+        // What is kept as it is needs nothing from the cluster: it is looked up once that turns out not to be enough.
+        let (mut facts, mut looked_up) = (Facts::default(), false);
         // A large object is worked on for long, and in this thread nothing else would be answered meanwhile. The work cannot be
         // interrupted, so that the slot is its own until it ends, whoever still waits for it.
         let (answer, _slot) = loop {
@@ -202,14 +198,23 @@ impl Webhook {
                 let step = decide(&worked_on, &defaults, &facts);
                 (step, facts, slot)
             };
-            let (step, known, free) = tokio::task::spawn_blocking(work).await?;
-            match step? {
-                Step::Done(answer) => break (answer, free),
+            let (step, mut known, free) = tokio::task::spawn_blocking(work).await?;
+            let look_up =
+                async { if looked_up { None } else { Some(facts::look_up(&self.client, namespace, object).await) } };
+            let fresh;
+            (slot, fresh) = match step? {
+                Step::Done(answer) if looked_up || !answer.needs_facts() => break (answer, free),
+                Step::Done(_) => (free, look_up.await),
                 Step::NeedsImage(request) => {
-                    facts = known;
-                    slot = self.aside(free, self.find_image(namespace, object, &request, deadline, &mut facts)).await;
+                    let found = self.find_image(namespace, object, &request, deadline, &mut known);
+                    futures::join!(self.aside(free, found), look_up)
                 }
-            }
+            };
+            facts = match fresh.transpose().map_err(Box::new)? {
+                Some(fresh) => Facts { image: known.image, sibling_record: known.sibling_record, ..fresh },
+                None => known,
+            };
+            looked_up = true;
         };
         let Answer { election, result, response } = *answer;
         if let Some(election) = election.filter(|_| response.allowed) {
@@ -270,6 +275,13 @@ struct Answer {
     election: Option<Election>,
     result: metrics::Result,
     response: AdmissionResponse,
+}
+
+impl Answer {
+    /// Whether facts of the cluster may make it another one: not where nothing is injected, nor where what was there is kept.
+    fn needs_facts(&self) -> bool {
+        self.election.as_ref().is_some_and(|election| election.injected_afresh || !election.live_before)
+    }
 }
 
 /// Everything between the requests: it takes as long as the object is large.

@@ -28,6 +28,7 @@ struct State {
     objects: BTreeMap<String, Value>,
     version: u64,
     writes: Vec<String>,
+    lists: Vec<String>,
     silent: bool,
     unknown_roles: u32,
     forbidden_roles: bool,
@@ -57,6 +58,11 @@ impl FakeApi {
     /// The writes that succeeded, as `METHOD path`.
     pub(crate) fn writes(&self) -> Vec<String> {
         self.state.lock().unwrap().writes.clone()
+    }
+
+    /// The collections that were listed, in order.
+    pub(crate) fn lists(&self) -> Vec<String> {
+        self.state.lock().unwrap().lists.clone()
     }
 
     /// From now on requests are taken and never answered.
@@ -120,6 +126,7 @@ impl State {
                 return Err((StatusCode::FORBIDDEN, "Forbidden"));
             }
             ("GET", None) if is_collection(path) => {
+                self.lists.push(path.to_owned());
                 let name = query.split('&').find_map(|pair| pair.strip_prefix("fieldSelector=metadata.name%3D"));
                 let label = query.split('&').find_map(|pair| pair.strip_prefix("labelSelector="));
                 let label = label.map(|label| label.replace("%2F", "/").replace("%3D", "="));

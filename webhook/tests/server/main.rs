@@ -5,4 +5,5 @@ mod certificates;
 mod connections;
 mod facts;
 mod fake_api;
+mod kinds;
 mod running;

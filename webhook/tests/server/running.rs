@@ -33,6 +33,9 @@ use crate::fake_api::FakeApi;
 
 pub(crate) const NAME: &str = "leader-webhook.leader-system.svc";
 
+/// The app's image: its registry refuses connections at once.
+pub(crate) const IMAGE: &str = "127.0.0.1:1/billing:1";
+
 /// A running webhook.
 pub(crate) struct Running {
     pub(crate) api: FakeApi,
@@ -144,7 +147,7 @@ pub(crate) fn deployment() -> Value {
             "selector": { "matchLabels": { "app": "billing" } },
             "template": {
                 "metadata": { "labels": { "app": "billing" } },
-                "spec": { "containers": [{ "name": "app", "image": "billing:1", "command": ["/billing"] }] },
+                "spec": { "containers": [{ "name": "app", "image": IMAGE, "command": ["/billing"] }] },
             },
         },
     })
@@ -157,11 +160,11 @@ pub(crate) fn create(object: &Value) -> Value {
 pub(crate) fn review_of(operation: &str, object: &Value, old: &Value) -> Value {
     let shown = if object.is_null() { old } else { object };
     let group = match shown["kind"].as_str() {
-        Some("Pod") => "",
+        Some("Pod" | "ReplicationController") => "",
         Some("Job" | "CronJob") => "batch",
         _ => "apps",
     };
-    json!({
+    let mut review = json!({
         "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1",
         "request": {
             "uid": "0c9a8d74", "operation": operation, "dryRun": false, "userInfo": { "username": "alice" },
@@ -170,7 +173,12 @@ pub(crate) fn review_of(operation: &str, object: &Value, old: &Value) -> Value {
             "name": shown["metadata"]["name"], "namespace": shown["metadata"]["namespace"],
             "object": object, "oldObject": old,
         },
-    })
+    });
+    // As the API server sends it: what is to be given a name has none yet.
+    if review["request"]["name"].is_null() {
+        review["request"].as_object_mut().unwrap().remove("name");
+    }
+    review
 }
 
 /// The object that the API server stores after `response`.
