@@ -2,10 +2,12 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Write},
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    thread,
 };
 
 use serde_json::{Value, json};
@@ -164,13 +166,14 @@ fn options_that_do_not_fit_the_file_are_refused() {
 }
 
 #[test]
-fn an_id_on_the_pod_template_is_refused_and_ejecting_takes_it_off() {
+fn an_id_on_the_pod_template_stays_there_and_ejecting_takes_it_off() {
     let on_template = plain().replace(
         "metadata: {labels: {app: billing}}",
         "metadata: {labels: {app: billing}, annotations: {leader.io/id: billing}}",
     );
-    let error = failed(&["inject", "-f", "-"], &on_template);
-    assert!(error.contains("Deployment shop/billing: annotation leader.io/id on the pod template"), "{error}");
+    let output = leader(&["inject", "-f", "-"], &on_template);
+    assert_eq!((output.status.code(), stdout(&output)), (Some(0), on_template.as_str()), "{}", stderr(&output));
+    assert!(stderr(&output).contains("Deployment shop/billing: the pod template stays as it is"), "{}", stderr(&output));
     let ejected = deployment(&printed(&["eject", "-f", "-", "-o", "json"], &on_template));
     assert_eq!(ejected["spec"]["template"]["metadata"], json!({"labels": {"app": "billing"}}));
 }
@@ -441,4 +444,35 @@ fn json_stays_json() {
     // Braces alone make no JSON.
     let flow = format!("{{a: 1}}\n---\n{}", plain());
     assert!(printed(&arguments, &flow).starts_with("{a: 1}\n---\n"));
+}
+
+#[test]
+fn a_web_address_is_read_through_redirects() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut line = String::new();
+            stream.read_line(&mut line).unwrap();
+            let answer = match line.split(' ').nth(1).unwrap() {
+                "/moved" => "302 Found\r\nlocation: /app.yaml\r\ncontent-length: 0\r\n\r\n".to_owned(),
+                "/app.yaml" => format!("200 OK\r\ncontent-length: {}\r\n\r\n{FILE}", FILE.len()),
+                _ => "404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            };
+            while line != "\r\n" {
+                line.clear();
+                stream.read_line(&mut line).unwrap();
+            }
+            write!(stream.get_mut(), "HTTP/1.1 {}", answer.replacen("\r\n", "\r\nconnection: close\r\n", 1)).unwrap();
+        }
+    });
+    let url = |path: &str| format!("http://{address}/{path}");
+    let output = leader(&["inject", "-f", &url("moved")], "");
+    assert_eq!(stdout(&output), printed(&["inject", "-f", "-"], FILE), "{}", stderr(&output));
+    assert!(stderr(&output).starts_with(&format!("Warning: {}:10: Deployment", url("moved"))), "{}", stderr(&output));
+    let error = failed(&["inject", "-f", &url("nothing")], "");
+    assert_eq!(error, format!("error: {}: the server answered 404 Not Found\n", url("nothing")));
+    let error = failed(&["inject", "-f", "https://[::/"], "");
+    assert!(error.starts_with("error: https://[::/: this is no URL"), "{error}");
 }

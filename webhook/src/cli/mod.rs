@@ -89,6 +89,14 @@ pub enum Error {
         /// What the system says.
         source: io::Error,
     },
+    /// The web address cannot be read.
+    #[error("{url}: {reason}")]
+    Fetch {
+        /// The address.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
     /// The kustomization cannot be built.
     #[error("`{command}` failed: {reason}")]
     Build {

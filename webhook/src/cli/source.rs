@@ -1,4 +1,4 @@
-//! Where manifests come from: standard input, a file, a folder of files, or a kustomization.
+//! Where manifests come from: standard input, a file, a folder of files, a web address, or a kustomization.
 
 use std::{
     ffi::OsStr,
@@ -6,11 +6,14 @@ use std::{
     io::{self, ErrorKind, Read},
     path::{Path, PathBuf},
     process::Command,
+    thread,
 };
 
 use clap::Args;
+use tokio::runtime;
 
 use super::Error;
+use crate::registry::fetch;
 
 /// What `kubectl` reads of a folder (`FileExtensions` in k8s.io/cli-runtime, pkg/resource/builder.go).
 const EXTENSIONS: [&str; 3] = ["json", "yaml", "yml"];
@@ -21,7 +24,8 @@ const BUILDERS: [(&str, &str); 2] = [("kubectl", "kustomize"), ("kustomize", "bu
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Source {
-    /// The file to read, `-` for standard input, or a folder: its .json, .yaml and .yml files, not those of folders in it.
+    /// The file to read, `-` for standard input, an http:// or https:// address, or a folder: its .json, .yaml and .yml files, not
+    /// those of folders in it.
     #[arg(short, long, value_name = "FILE")]
     filename: Option<PathBuf>,
     /// The kustomization to build and read: a folder, or what else `kubectl kustomize` takes.
@@ -59,6 +63,8 @@ impl Source {
         let mut bytes = Vec::new();
         if path == Path::new("-") {
             stdin.read_to_end(&mut bytes).map_err(failed)?;
+        } else if let Some(url) = path.to_str().filter(|path| is_url(path)) {
+            bytes = read_url(url)?;
         } else if path.is_dir() {
             return folder(path, failed);
         } else {
@@ -66,6 +72,25 @@ impl Source {
         }
         Ok(vec![Text { name, bytes }])
     }
+}
+
+/// As kubectl tells addresses from files (`FilenameParam` in k8s.io/cli-runtime, pkg/resource/builder.go).
+fn is_url(path: &str) -> bool {
+    path.starts_with("http://") || path.starts_with("https://")
+}
+
+/// In a thread, because who calls the command line as a library may be in a runtime already.
+fn read_url(url: &str) -> Result<Vec<u8>, Error> {
+    let failed = |reason: String| Error::Fetch { url: url.to_owned(), reason };
+    let uri = url.parse().map_err(|error| failed(format!("this is no URL: {error}")))?;
+    let get = || {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(fetch(uri)).map_err(|error| error.to_string())
+    };
+    let ended = |_| Err("reading it ended early; please report this".to_owned());
+    let read = thread::scope(|scope| scope.spawn(get).join()).unwrap_or_else(ended);
+    read.map(Vec::from).map_err(failed)
 }
 
 /// The files of a folder in the order of their names.

@@ -7,6 +7,7 @@ mod auth;
 mod cache;
 pub mod cluster;
 mod failure;
+mod fetch;
 mod keyring;
 mod manifest;
 mod platform;
@@ -20,6 +21,7 @@ use std::{
 };
 
 pub use failure::{Failure, Tried};
+pub use fetch::{FetchError, fetch};
 pub use keyring::{Credential, Keyring};
 pub use platform::{Platform, Platforms};
 pub use reference::Reference;
