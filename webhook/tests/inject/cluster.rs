@@ -1,23 +1,62 @@
-//! What the API server does to a Deployment around a review: it fills in defaults and drops what is empty.
+//! What the API server does to a workload or a pod around a review: it fills in defaults and drops what is empty.
 
 use serde_json::{Map, Value, json};
 
 /// The object as the API server would hand it to a webhook, or store it.
 pub(crate) fn defaulted(object: &Value) -> Value {
     let mut object = without_nulls(object);
+    let kind = object["kind"].as_str().unwrap_or_default().to_owned();
     let spec = fields(&mut object["spec"]);
-    default(spec, "progressDeadlineSeconds", json!(600));
     default(spec, "revisionHistoryLimit", json!(10));
-    default(
-        spec,
-        "strategy",
-        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"}}),
-    );
+    let rolling = |details: Value| json!({"type": "RollingUpdate", "rollingUpdate": details});
+    match kind.as_str() {
+        "StatefulSet" => {
+            default(spec, "podManagementPolicy", json!("OrderedReady"));
+            default(spec, "updateStrategy", rolling(json!({"partition": 0})));
+        }
+        "DaemonSet" => default(spec, "updateStrategy", rolling(json!({"maxSurge": 0, "maxUnavailable": 1}))),
+        _ => {
+            default(spec, "progressDeadlineSeconds", json!(600));
+            default(spec, "strategy", rolling(json!({"maxSurge": "25%", "maxUnavailable": "25%"})));
+        }
+    }
     let template = fields(&mut object["spec"]["template"]);
     let metadata = template.entry("metadata").or_insert(json!({}));
     drop_empty(fields(metadata), &["annotations", "labels"]);
     pod_spec(fields(&mut template["spec"]));
     object
+}
+
+/// The pod as the API server would hand it to a webhook: with defaults, an account, and what the plugin for accounts mounts into
+/// each container (k8s.io/kubernetes plugin/pkg/admission/serviceaccount), before the first call and before another one.
+pub(crate) fn defaulted_pod(pod: &Value) -> Value {
+    const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+    let mut pod = without_nulls(pod);
+    drop_empty(fields(&mut pod["metadata"]), &["annotations", "labels"]);
+    let spec = fields(&mut pod["spec"]);
+    drop_empty(spec, &["serviceAccountName", "serviceAccount"]);
+    if !spec.contains_key("serviceAccount") {
+        default(spec, "serviceAccountName", json!("default"));
+    }
+    pod_spec(spec);
+    if spec.get("automountServiceAccountToken") == Some(&json!(false)) {
+        return pod;
+    }
+    let volumes = spec.entry("volumes").or_insert(json!([])).as_array_mut().unwrap();
+    if !volumes.iter().any(|volume| volume["name"] == "kube-api-access-x7k2p") {
+        let source = json!({"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}});
+        let projected = json!({"defaultMode": 0o644, "sources": [source]});
+        volumes.push(json!({"name": "kube-api-access-x7k2p", "projected": projected}));
+    }
+    for key in ["initContainers", "containers"] {
+        for container in list(spec, key) {
+            let mounts = fields(container).entry("volumeMounts").or_insert(json!([])).as_array_mut().unwrap();
+            if !mounts.iter().any(|mount| mount["mountPath"] == TOKEN) {
+                mounts.push(json!({"name": "kube-api-access-x7k2p", "mountPath": TOKEN, "readOnly": true}));
+            }
+        }
+    }
+    pod
 }
 
 fn pod_spec(spec: &mut Map<String, Value>) {
