@@ -1,0 +1,8 @@
+//! The whole agent as it runs in a pod, with a Lease served by the test: the real binary, with its probes, hooks and signals.
+
+mod api;
+mod hooks;
+mod pod;
+mod port;
+mod probes;
+mod signals;
