@@ -23,6 +23,8 @@ impl Root {
             (Some(version), "CronJob") if version.starts_with("batch/") => Some(Self::JobTemplate),
             (_, "Deployment" | "StatefulSet" | "DaemonSet") => Some(Self::Template),
             _ if !object["spec"]["template"].is_null() => Some(Self::Template),
+            // A kind of somebody else's, made after the CronJob.
+            _ if !object["spec"]["jobTemplate"]["spec"]["template"].is_null() => Some(Self::JobTemplate),
             _ => None,
         }
     }
