@@ -17,21 +17,33 @@ pub(crate) fn defaults() -> Defaults {
     Defaults { agent_image: "ghcr.io/leader-io/leader-agent:0.1.0".to_owned() }
 }
 
+/// A review that was answered.
+pub(crate) struct Answered {
+    pub(crate) review: Review,
+    pub(crate) response: AdmissionResponse,
+    /// What injection made of the object, before it became a patch: in the order of its own keys.
+    pub(crate) made: Option<Value>,
+}
+
 /// The answer to a body.
-pub(crate) fn answer(body: &[u8], facts: &Facts) -> Result<(Review, AdmissionResponse), Malformed> {
+pub(crate) fn answer(body: &[u8], facts: &Facts) -> Result<Answered, Malformed> {
     let review = Review::parse(body)?;
+    let mut made = None;
     let response = match review.plan(NAMESPACE) {
         Plan::Pass(_) => review.pass(),
         Plan::Refuse(reason) => review.refuse(&reason),
         Plan::Inject => {
             let object = review.object.as_ref().expect("a plan to inject has an object");
             match decide(object, review.old.as_ref(), facts) {
-                Ok(outcome) => review.accept(outcome),
+                Ok(outcome) => {
+                    made = Some(outcome.object.clone());
+                    review.accept(outcome)
+                }
                 Err(refusal) => review.refuse(&refusal.to_string()),
             }
         }
     };
-    Ok((review, response))
+    Ok(Answered { review, response, made })
 }
 
 /// The decision, with the image looked up when it is asked for.
@@ -52,7 +64,7 @@ pub(crate) fn decide(object: &Value, old: Option<&Value>, facts: &Facts) -> Resu
 /// What is stored for an object, or why nothing is.
 pub(crate) fn stored(object: &Value, old: Option<&Value>, facts: &Facts) -> Result<Value, String> {
     let body = manifests::review(object, old).to_string();
-    let (review, response) = answer(body.as_bytes(), facts).map_err(|error| error.to_string())?;
+    let Answered { review, response, .. } = answer(body.as_bytes(), facts).map_err(|error| error.to_string())?;
     patched(review.object.as_ref().unwrap_or(&Value::Null), &response)
 }
 
