@@ -46,6 +46,51 @@ fn inject(object: &Value) -> Value {
     review(object, None).unwrap().object
 }
 
+/// The same where registries answer, and say this of every image.
+mod images {
+    use leader_webhook::inject::ImageFacts;
+
+    use super::{AGENT_IMAGE, Facts, ImageAnswer, Outcome, Refusal, Value, done};
+
+    fn facts(default_account_in_use: bool) -> Facts {
+        let words = |words: [&str; 2]| words.map(str::to_owned).to_vec();
+        let image = ImageFacts {
+            digest: "sha256:00ff".to_owned(),
+            entrypoint: words(["/entry", "$(X)"]),
+            cmd: words(["serve", "$X"]),
+            stop_signal: Some("SIGQUIT".to_owned()),
+        };
+        Facts { image: Some(ImageAnswer::Found(image)), default_account_in_use, ..Facts::default() }
+    }
+
+    pub(crate) fn review(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
+        done(object, old, AGENT_IMAGE, &facts(false))
+    }
+
+    pub(crate) fn upgraded(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
+        done(object, old, "ghcr.io/leader-io/leader-agent:9.9.9", &facts(true))
+    }
+
+    pub(crate) fn inject(object: &Value) -> Value {
+        review(object, None).unwrap().object
+    }
+}
+
+/// The same as a workload of another kind.
+fn of_kind(object: &Value, kind: &str) -> Value {
+    let mut object = object.clone();
+    object["kind"] = kind.into();
+    match kind {
+        "StatefulSet" => {
+            object["spec"]["serviceName"] = "billing".into();
+            object["spec"]["volumeClaimTemplates"] = json!([{"metadata": {"name": "data"}, "spec": {}}]);
+        }
+        "DaemonSet" => drop(object["spec"].as_object_mut().unwrap().shift_remove("replicas")),
+        _ => {}
+    }
+    object
+}
+
 /// A Deployment of this pod template with this annotation of ours, or none.
 fn deployment(template: &Value, id: Option<&str>) -> Value {
     let mut object = json!({

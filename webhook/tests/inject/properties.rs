@@ -6,14 +6,16 @@ use serde_json::{Value, json};
 
 use super::{
     cluster::defaulted,
-    deployment, inject, record, review, template,
-    templates::{account_option, pod_template},
-    upgraded, without_id, wrappers,
+    deployment,
+    images::{inject, review, upgraded},
+    of_kind, record, template,
+    templates::{any_pod_template, ask},
+    without_id, wrappers,
     writes::{self, Write},
 };
 
-fn asked(template: &Value, account: Option<&str>) -> Value {
-    let mut object = deployment(template, Some("billing"));
+fn asked(template: &Value, (kind, account): (&str, Option<&str>)) -> Value {
+    let mut object = of_kind(&deployment(template, Some("billing")), kind);
     if let Some(account) = account {
         object["metadata"]["annotations"]["leader.io/service-account"] = account.into();
     }
@@ -86,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
-    fn ejecting_gives_back_what_the_user_wrote(plain in pod_template(), account in account_option()) {
+    fn ejecting_gives_back_what_the_user_wrote(plain in any_pod_template(), account in ask()) {
         let injected = inject(&asked(&plain, account));
         prop_assert_eq!(wrappers(&injected), 1);
         let ejected = review(&without_id(&injected), Some(&injected)).unwrap();
@@ -101,7 +103,7 @@ proptest! {
     }
 
     #[test]
-    fn ejecting_what_the_api_server_stored_gives_back_what_it_would_have_stored(plain in pod_template(), account in account_option()) {
+    fn ejecting_what_the_api_server_stored_gives_back_what_it_would_have_stored(plain in any_pod_template(), account in ask()) {
         let live = defaulted(&inject(&asked(&plain, account)));
         let ejected = defaulted(&review(&without_id(&live), Some(&live)).unwrap().object);
         let never_injected = defaulted(&deployment(&plain, None));
@@ -109,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn injecting_twice_is_injecting_once(plain in pod_template(), account in account_option()) {
+    fn injecting_twice_is_injecting_once(plain in any_pod_template(), account in ask()) {
         let once = inject(&asked(&plain, account));
         prop_assert_eq!(text(&inject(&once)), text(&once));
         prop_assert_eq!(text(&review(&once, Some(&once)).unwrap().object), text(&once));
@@ -119,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn file_and_live_object_get_the_same_record(plain in pod_template(), account in account_option()) {
+    fn file_and_live_object_get_the_same_record(plain in any_pod_template(), account in ask()) {
         // Empty fields are only in files, and are remembered from there.
         let mut from_file = record(&inject(&asked(&plain, account)));
         let mut from_api = record(&inject(&defaulted(&asked(&plain, account))));
@@ -138,8 +140,8 @@ proptest! {
 
     #[test]
     fn no_write_of_the_same_template_starts_a_rollout(
-        plain in pod_template(),
-        account in account_option(),
+        plain in any_pod_template(),
+        account in ask(),
         write in prop::sample::select(writes::SAME.to_vec()),
         injected_by_cli in any::<bool>(),
     ) {
@@ -156,8 +158,8 @@ proptest! {
 
     #[test]
     fn a_change_is_stored_as_if_it_had_been_made_first(
-        plain in pod_template(),
-        account in account_option(),
+        plain in any_pod_template(),
+        account in ask(),
         write in prop::sample::select(vec![Write::Reapply, Write::Replace, Write::Patch]),
     ) {
         let user = defaulted(&asked(&plain, account));
@@ -177,8 +179,8 @@ proptest! {
 
     #[test]
     fn a_forged_or_missing_record_never_wraps_twice(
-        plain in pod_template(),
-        account in account_option(),
+        plain in any_pod_template(),
+        account in ask(),
         forged in forged(),
         live in any::<bool>(),
     ) {
@@ -199,7 +201,7 @@ proptest! {
     }
 
     #[test]
-    fn the_patch_makes_the_same_object(plain in pod_template(), account in account_option()) {
+    fn the_patch_makes_the_same_object(plain in any_pod_template(), account in ask()) {
         let object = asked(&plain, account);
         let injected = inject(&object);
         let mut patched = object.clone();
@@ -211,7 +213,7 @@ proptest! {
     }
 
     #[test]
-    fn the_patch_made_from_the_file_stores_what_the_webhook_stores(plain in pod_template(), account in account_option()) {
+    fn the_patch_made_from_the_file_stores_what_the_webhook_stores(plain in any_pod_template(), account in ask()) {
         // Fields that are present and empty are only in files; a patch of them cannot apply to an object that has none.
         let mut file = without_empty(&asked(&plain, account));
         file["spec"]["template"]["metadata"]["labels"]["app"] = "billing".into();
@@ -222,14 +224,14 @@ proptest! {
     }
 
     #[test]
-    fn any_two_objects_are_patched_into_each_other(before in pod_template(), after in pod_template()) {
+    fn any_two_objects_are_patched_into_each_other(before in any_pod_template(), after in any_pod_template()) {
         let mut patched = before.clone();
         json_patch::patch(&mut patched, &patch(&before, &after)).unwrap();
         prop_assert_eq!(patched, after);
     }
 
     #[test]
-    fn quality_of_service_quota_and_ratio_stay(plain in pod_template()) {
+    fn quality_of_service_quota_and_ratio_stay(plain in any_pod_template()) {
         let stored = defaulted(&inject(&deployment(&plain, Some("billing"))));
         let spec = &template(&stored)["spec"];
         let (init, app) = (&spec["initContainers"][0]["resources"], &spec["containers"][0]["resources"]);

@@ -102,8 +102,8 @@ fn object<const N: usize>(fields: [(&str, Option<Value>); N]) -> Value {
 }
 
 prop_compose! {
-    /// An app container; the wrapped one has a command and no handlers.
-    fn container(name: String, wrapped: bool)(
+    /// An app container; the wrapped one has no handlers. Whether it has a command is `own`.
+    fn container(name: String, wrapped: bool, own: bool)(
         command in field(json!([]), words(1..4)),
         own_command in words(1..4),
         args in field(json!([]), words(1..4)),
@@ -117,7 +117,7 @@ prop_compose! {
     ) -> Value {
         let container = object([
             ("args", args),
-            ("command", if wrapped { Some(own_command) } else { command }),
+            ("command", if own { Some(own_command) } else { command }),
             ("env", env),
             ("image", Some("registry.example/app@sha256:00ff".into())),
             ("livenessProbe", if wrapped { None } else { probe }),
@@ -153,15 +153,15 @@ fn account() -> impl Strategy<Value = (Option<Value>, Option<Value>)> {
 
 prop_compose! {
     /// A pod template as a file may have it: any field may be absent, null or empty.
-    pub(crate) fn pod_template()(
+    fn pod_template_with(own: bool)(
         annotations in field(json!({}), annotations()),
         labels in field(json!({}), texts_by_key()),
         metadata in 0..8,
-        inits in field(json!([]), vec(container("setup".to_owned(), false), 1..3).prop_map(Value::from)),
+        inits in field(json!([]), vec(container("setup".to_owned(), false, false), 1..3).prop_map(Value::from)),
         volumes in field(json!([]), volumes()),
         (account, twin) in account(),
-        app in container("app".to_owned(), true).boxed(),
-        others in vec(container("proxy".to_owned(), false).boxed(), 0..2),
+        app in container("app".to_owned(), true, own).boxed(),
+        others in vec(container("proxy".to_owned(), false, false).boxed(), 0..2),
         shared in prop_oneof![4 => Just(None), 1 => Just(Some(json!(false)))],
         unknown in of(texts_by_key()),
         reversed in any::<bool>(),
@@ -186,6 +186,24 @@ prop_compose! {
         let template = object([("metadata", metadata), ("spec", Some(if reversed { reverse(&spec) } else { spec }))]);
         if reversed { reverse(&template) } else { template }
     }
+}
+
+/// A pod template whose app container says what to run.
+pub(crate) fn pod_template() -> impl Strategy<Value = Value> {
+    pod_template_with(true)
+}
+
+/// A pod template that may leave it to the image.
+pub(crate) fn any_pod_template() -> impl Strategy<Value = Value> {
+    any::<bool>().prop_flat_map(|own| pod_template_with(own).boxed())
+}
+
+/// The kinds that are injected themselves.
+pub(crate) const KINDS: [&str; 3] = ["Deployment", "StatefulSet", "DaemonSet"];
+
+/// Of which kind the workload is, and whose service account is asked for.
+pub(crate) fn ask() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
+    (prop::sample::select(KINDS.to_vec()), account_option())
 }
 
 /// Whose service account is asked for.

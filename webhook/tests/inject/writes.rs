@@ -34,7 +34,9 @@ impl Write {
             Self::Patch => {}
             Self::InitImage => spec["initContainers"][0]["image"] = "registry.example/app:2".into(),
             Self::Reapply | Self::ReapplyReordered => {
-                spec["containers"][0]["command"] = user["containers"][0]["command"].clone();
+                if let Some(command) = user["containers"][0].get("command") {
+                    spec["containers"][0]["command"] = command.clone();
+                }
                 if let Some(account) = user.get("serviceAccountName") {
                     spec.insert("serviceAccountName".to_owned(), account.clone());
                     spec.insert("serviceAccount".to_owned(), account.clone());
