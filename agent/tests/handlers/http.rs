@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// An `httpGet` with these fields.
-pub(crate) fn http_get(fields: Value) -> HttpGet {
+pub(crate) fn http_get(fields: &Value) -> HttpGet {
     match handler(json!({ "httpGet": fields })) {
         Handler::HttpGet(get) => get,
         other => panic!("{other:?}"),
@@ -24,7 +24,7 @@ pub(crate) fn http_get(fields: Value) -> HttpGet {
 }
 
 async fn probe(fields: Value) -> Outcome {
-    get(&http_get(fields), &target(), Purpose::Probe).await
+    get(&http_get(&fields), &target(), Purpose::Probe).await
 }
 
 fn failure(outcome: Outcome) -> String {
@@ -159,7 +159,7 @@ async fn no_more_of_a_body_is_read_than_the_kubelet_reads() {
 #[tokio::test]
 async fn nobody_there_is_a_failure_and_silence_is_the_callers_affair() {
     let server = Server::start(|_| "HTTP/1.1 200 OK\r\nX-Slow: ...".to_owned()).await;
-    let silent = http_get(json!({ "port": server.port }));
+    let silent = http_get(&json!({ "port": server.port }));
     let target = target();
     let asked = tokio::time::timeout(Duration::from_millis(300), get(&silent, &target, Purpose::Probe));
     assert!(asked.await.is_err());
@@ -171,7 +171,7 @@ async fn nobody_there_is_a_failure_and_silence_is_the_callers_affair() {
 #[tokio::test]
 async fn a_hook_is_content_with_any_answer() {
     let server = Server::start(|_| answer("500 Sick", "", "")).await;
-    let ask = |port: u16| async move { get(&http_get(json!({ "port": port })), &target(), Purpose::Hook).await };
+    let ask = |port: u16| async move { get(&http_get(&json!({ "port": port })), &target(), Purpose::Hook).await };
     assert_eq!(ask(server.port).await, Outcome::Success);
     assert_eq!(server.header("User-Agent").as_deref(), Some("kube-lifecycle/1.36"));
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address");

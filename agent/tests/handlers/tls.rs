@@ -51,7 +51,7 @@ async fn nobody_checks_a_certificate() {
         });
         let ask = |path: &str| {
             let fields = json!({ "port": server.port, "path": path, "scheme": "HTTPS" });
-            async move { get(&http_get(fields), &target(), Purpose::Probe).await }
+            async move { get(&http_get(&fields), &target(), Purpose::Probe).await }
         };
         assert_eq!(ask("/").await, Outcome::Success);
         assert_eq!(ask("/sick").await, Outcome::Failure("HTTP probe failed with statuscode: 500".to_owned()));
@@ -84,7 +84,7 @@ async fn a_server_that_wants_http_2_gets_it() {
     });
     let headers = json!([{ "name": "Host", "value": "shop.example" }]);
     let fields = json!({ "port": port, "path": "/healthz", "scheme": "HTTPS", "httpHeaders": headers });
-    assert_eq!(get(&http_get(fields), &target(), Purpose::Probe).await, Outcome::Success);
+    assert_eq!(get(&http_get(&fields), &target(), Purpose::Probe).await, Outcome::Success);
 }
 
 #[tokio::test]
@@ -114,11 +114,11 @@ async fn a_server_without_tls_fails_a_probe_and_a_hook_asks_again_without_its_se
     });
     let mut fields = fields;
     fields["port"] = json!(port);
-    let Outcome::Failure(reason) = get(&http_get(fields.clone()), &target(), Purpose::Probe).await else {
+    let Outcome::Failure(reason) = get(&http_get(&fields), &target(), Purpose::Probe).await else {
         panic!("it passes")
     };
     assert!(reason.starts_with("no TLS with 127.0.0.1:"), "{reason}");
     assert!(server.requests().is_empty());
-    assert_eq!(get(&http_get(fields), &target(), Purpose::Hook).await, Outcome::Success);
+    assert_eq!(get(&http_get(&fields), &target(), Purpose::Hook).await, Outcome::Success);
     assert_eq!((server.header("Authorization"), server.header("X-Mine").as_deref()), (None, Some("1")));
 }

@@ -26,6 +26,8 @@ const LIMIT: Duration = Duration::from_secs(40);
 /// A pod that runs.
 pub(crate) struct Pod {
     child: Child,
+    /// The container's first process is the child's child.
+    wrapped: bool,
     folder: TempDir,
     text: Arc<Mutex<String>>,
     /// The agent's port.
@@ -52,6 +54,11 @@ pub(crate) fn wait(what: &str, condition: impl Fn() -> bool) -> Duration {
 impl Pod {
     /// Starts a pod whose record has `fields`; the app is a text for a shell that runs in the pod's folder.
     pub(crate) fn start(api: &Api, name: &str, fields: &Value, app: &str) -> Self {
+        Self::start_through(&[], api, name, fields, app)
+    }
+
+    /// Starts it through the command `wrapper`.
+    pub(crate) fn start_through(wrapper: &[&str], api: &Api, name: &str, fields: &Value, app: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let kubeconfig = folder.path().join("kubeconfig");
         api.kubeconfig(&kubeconfig);
@@ -61,7 +68,9 @@ impl Pod {
         let port = record["port"].as_u64().and_then(|port| port.try_into().ok()).unwrap_or_default();
         // A shell lets what it starts in the background ignore INT and QUIT, and a child of the tests would inherit that.
         let mut child = Command::new("env")
-            .args(["--default-signal", AGENT, "run", "--", "sh", "-c", app])
+            .arg("--default-signal")
+            .args(wrapper)
+            .args([AGENT, "run", "--", "sh", "-c", app])
             .env("KUBECONFIG", &kubeconfig)
             .env_remove("KUBERNETES_SERVICE_HOST")
             .env(env::RECORD, record.to_string())
@@ -80,7 +89,7 @@ impl Pod {
         let (stdout, stderr) = (child.stdout.take().expect("a pipe"), child.stderr.take().expect("a pipe"));
         copy(stdout, Arc::clone(&text));
         copy(stderr, Arc::clone(&text));
-        Self { child, folder, text, port }
+        Self { child, wrapped: !wrapper.is_empty(), folder, text, port }
     }
 
     /// All that agent and app have written.
@@ -149,7 +158,14 @@ impl Pod {
 
     /// Sends a signal to the container's first process.
     pub(crate) fn signal(&self, number: i32) {
-        let sent = Command::new("kill").arg(format!("-{number}")).arg(self.child.id().to_string()).status();
+        let id = self.child.id();
+        let first = if self.wrapped {
+            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).expect("its children");
+            children.trim().to_owned()
+        } else {
+            id.to_string()
+        };
+        let sent = Command::new("kill").arg(format!("-{number}")).arg(first).status();
         assert!(sent.expect("kill").success());
     }
 
