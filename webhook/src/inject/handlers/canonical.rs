@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{EXEC, GRPC, HTTP_GET, LIFECYCLE, PLACES, TCP_SOCKET, TIMING};
+use super::{HTTP_GET, LIFECYCLE, PLACES, TIMING};
 use crate::inject::json::is_empty;
 
 /// What the API server fills in (`SetDefaults_Probe` in pkg/apis/core/v1/defaults.go of Kubernetes); zero counts as absent there.
@@ -66,26 +66,22 @@ pub(super) fn handler(kind: &str, value: &Value) -> Value {
     let Some(fields) = value.as_object() else { return value.clone() };
     let mut fields: Map<String, Value> =
         fields.iter().filter(|(_, value)| !is_empty(value)).map(|(key, value)| (key.clone(), value.clone())).collect();
-    match kind {
-        HTTP_GET => {
-            // `SetDefaults_HTTPGetAction`.
-            fields.entry("path").or_insert("/".into());
-            if fields.get("scheme").is_some_and(|scheme| scheme == "HTTP") {
-                fields.shift_remove("scheme");
-            }
-            // A header's value is stored even if it is empty.
-            for header in fields.get_mut("httpHeaders").and_then(Value::as_array_mut).into_iter().flatten() {
-                if let Some(header) = header.as_object_mut() {
-                    let value = header.entry("value").or_insert("".into());
-                    if value.is_null() {
-                        *value = "".into();
-                    }
+    // The other defaults are empty texts: `GRPCAction.service`, and a host.
+    if kind == HTTP_GET {
+        // `SetDefaults_HTTPGetAction`.
+        fields.entry("path").or_insert("/".into());
+        if fields.get("scheme").is_some_and(|scheme| scheme == "HTTP") {
+            fields.shift_remove("scheme");
+        }
+        // A header's value is stored even if it is empty.
+        for header in fields.get_mut("httpHeaders").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(header) = header.as_object_mut() {
+                let value = header.entry("value").or_insert("".into());
+                if value.is_null() {
+                    *value = "".into();
                 }
             }
         }
-        // The service's default is the empty text, which is taken out above, as is an empty host.
-        EXEC | GRPC | TCP_SOCKET => {}
-        _ => {}
     }
     fields.into()
 }

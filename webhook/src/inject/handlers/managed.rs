@@ -75,7 +75,7 @@ pub(in crate::inject) fn without_released<'a>(
             if let Some(holder) = place.of_mut(container) {
                 let agents = |kind: &&str| has_agents(place, &json!({ *kind: holder[*kind] }));
                 let agents: Vec<_> = place.present(holder).into_iter().filter(agents).collect();
-                agents.iter().for_each(|kind| drop(holder.shift_remove(*kind)));
+                holder.retain(|key, _| !agents.contains(&key.as_str()));
             }
         }
         for place in requests {
@@ -84,7 +84,7 @@ pub(in crate::inject) fn without_released<'a>(
             }
         }
         if let Some(probe) = container.get_mut(READINESS).and_then(Value::as_object_mut) {
-            timing.iter().for_each(|field| drop(probe.shift_remove(*field)));
+            probe.retain(|key, _| !timing.contains(&key.as_str()));
         }
     }
     Cow::Owned(template)

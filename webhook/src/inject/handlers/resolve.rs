@@ -206,7 +206,7 @@ fn statically_known(container: &Value) -> BTreeMap<&str, &str> {
     items(container, "env").iter().filter_map(|variable| Some((text(variable, "name")?, value(variable)))).collect()
 }
 
-/// Replaces `$(NAME)` as `Expand` does (third_party/forked/golang/expansion/expand.go of Kubernetes): unknown names stay, `$$`
+/// Replaces `$(NAME)` as `Expand` does (`third_party/forked/golang/expansion/expand.go` of Kubernetes): unknown names stay, `$$`
 /// becomes `$`.
 fn expand(word: &str, known: &BTreeMap<&str, &str>) -> String {
     let mut done = String::with_capacity(word.len());
@@ -233,7 +233,7 @@ fn expand(word: &str, known: &BTreeMap<&str, &str>) -> String {
 mod tests {
     use super::*;
 
-    /// The table of third_party/forked/golang/expansion/expand_test.go, with the same variables.
+    /// The table of `third_party/forked/golang/expansion/expand_test.go`, with the same variables.
     #[test]
     fn words_are_expanded_as_the_kubelet_does() {
         let known = BTreeMap::from([("VAR_A", "A"), ("VAR_B", "B"), ("VAR_REF", "$(VAR_A)"), ("VAR_EMPTY", "")]);

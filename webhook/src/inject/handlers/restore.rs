@@ -52,42 +52,36 @@ pub(in crate::inject) fn restore(container: &mut Map<String, Value>, record: Opt
 ///
 /// `original` is null where injection added the probe, and absent where it is not known that anything was injected.
 fn stays(place: Place, holder: &mut Map<String, Value>, original: Option<&Value>, port: Option<u16>) -> bool {
-    let mut agents = None;
-    let mut nobodys = Vec::new();
-    let mut users = Vec::new();
+    let (mut agents, mut nobodys, mut users) = (Vec::new(), Vec::new(), Vec::new());
     for kind in place.present(holder) {
         match whose(kind, &holder[kind], original, port) {
-            Whose::Agents => agents = Some(kind),
+            Whose::Agents => agents.push(kind),
             Whose::Nobodys if original.is_some() => nobodys.push(kind),
             Whose::Nobodys => users.push((kind, holder[kind].clone())),
             Whose::Users(handler) => users.push((kind, handler)),
         }
     }
-    if original.is_none() && agents.is_none() {
+    if original.is_none() && agents.is_empty() {
         return true;
     }
-    nobodys.iter().for_each(|kind| drop(holder.shift_remove(*kind)));
-    if users.is_empty() {
-        // Timing is in numbers, and a handler a map.
-        let of_a_newer_api =
-            |(key, value): (&String, &Value)| !place.kinds().contains(&key.as_str()) && value.is_object();
-        let before = original.and_then(Value::as_object).and_then(|original| original.iter().next());
-        return match (agents, before) {
-            (Some(agents), Some((kind, handler))) => {
-                put_back(holder, agents, kind, handler.clone());
-                true
-            }
-            (agents, _) => {
-                agents.iter().for_each(|kind| drop(holder.shift_remove(*kind)));
-                holder.iter().any(of_a_newer_api)
-            }
-        };
+    // Where the user has none of another kind, one of the agent's holds the place for what was there.
+    let before = original.and_then(Value::as_object).and_then(|original| original.iter().next());
+    let place_holder = agents.first().copied().zip(before).filter(|_| users.is_empty());
+    let kept = place_holder.map(|(kind, _)| kind);
+    let goes = |kind: &str| agents.contains(&kind) || nobodys.contains(&kind);
+    holder.retain(|key, _| Some(key.as_str()) == kept || !goes(key));
+    if let Some((agents, (kind, handler))) = place_holder {
+        put_back(holder, agents, kind, handler.clone());
+        return true;
     }
-    agents.iter().for_each(|kind| drop(holder.shift_remove(*kind)));
+    // Timing is in numbers, and a handler a map.
+    let is_of_a_newer_api =
+        |(key, value): (&String, &Value)| !place.kinds().contains(&key.as_str()) && value.is_object();
+    let stays = !users.is_empty() || holder.iter().any(is_of_a_newer_api);
     for (kind, handler) in users {
         holder.insert(kind.to_owned(), handler);
     }
-    true
+    stays
 }
 
 fn whose(kind: &str, handler: &Value, original: Option<&Value>, port: Option<u16>) -> Whose {

@@ -30,7 +30,7 @@ fn mixtures(field: &'static str, original: &Value, live: &Value) -> Vec<(&'stati
     let mut rows = vec![
         ("ours alone", of(&ours), Some(original.clone())),
         ("the user's tcpSocket beside ours", of(&joined(&ours, &tcp)), Some(tcp.clone())),
-        ("the user's tcpSocket alone", of(&tcp), Some(tcp)),
+        ("the user's tcpSocket alone", of(&tcp), Some(tcp.clone())),
         ("the user's httpGet alone", of(&http), Some(http.clone())),
         ("the user's exec alone", of(&exec), Some(exec.clone())),
         ("no handler", timing.clone(), None),
@@ -52,6 +52,9 @@ fn mixtures(field: &'static str, original: &Value, live: &Value) -> Vec<(&'stati
         ),
     ];
     if ours.get("httpGet").is_some() {
+        let both = joined(&ours, &json!({"exec": {"command": ["/leader/agent", "probe", "liveness"]}}));
+        rows.push(("ours by both ways", of(&both), Some(original.clone())));
+        rows.push(("ours by both ways, and the user's", of(&joined(&both, &tcp)), Some(tcp.clone())));
         rows.push(("the user's exec beside ours", of(&joined(&ours, &exec)), Some(exec)));
         let request = |fields: Value| joined(&ours["httpGet"], &fields);
         let merged = |fields: Value| {

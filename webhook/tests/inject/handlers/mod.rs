@@ -92,13 +92,9 @@ fn joined(one: &Value, other: &Value) -> Value {
 
 /// The agent's handler there.
 fn agents(field: &str) -> Value {
-    match PROBES.iter().find(|(probe, _)| *probe == field) {
-        Some((_, name)) => {
-            json!({"httpGet": {"path": format!("/leader.io/probe/{name}"), "port": 9809, "scheme": "HTTP"}})
-        }
-        None => {
-            let (_, name) = HOOKS.iter().find(|(hook, _)| *hook == field).unwrap();
-            json!({"exec": {"command": ["/leader/agent", "hook", name]}})
-        }
+    if let Some((_, name)) = PROBES.iter().find(|(probe, _)| *probe == field) {
+        return json!({"httpGet": {"path": format!("/leader.io/probe/{name}"), "port": 9809, "scheme": "HTTP"}});
     }
+    let (_, name) = HOOKS.iter().find(|(hook, _)| *hook == field).unwrap();
+    json!({"exec": {"command": ["/leader/agent", "hook", name]}})
 }
