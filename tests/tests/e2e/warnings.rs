@@ -3,9 +3,13 @@
 use anyhow::{Result, ensure};
 use leader_agent::names;
 use leader_tests::command::Output;
+use leader_tests::image::{Format, Image};
 use serde_json::{Value, json};
 
 use crate::stage::Stage;
+
+/// Where no registry answers, which is known at once.
+const IMAGE: &str = "127.0.0.1:1/billing:1";
 
 /// A workload of two replicas under an id that nobody else has. Nothing of it is ever run.
 fn workload(kind: &str) -> Value {
@@ -18,7 +22,7 @@ fn workload(kind: &str) -> Value {
             "template": {
                 "metadata": {"labels": labels},
                 "spec": {
-                    "containers": [{"name": "app", "image": "registry.invalid/billing:1", "command": ["/billing"]}],
+                    "containers": [{"name": "app", "image": IMAGE, "command": ["/billing"]}],
                     "nodeSelector": {"nowhere": "true"},
                 },
             },
@@ -72,7 +76,7 @@ fn what_was_done_is_said_once() -> Result<()> {
 #[test]
 fn what_is_risky_is_said() -> Result<()> {
     Stage::bare("warned-risks", &[], |stage| {
-        let cases: [(&str, fn(&mut Value), &str); 9] = [
+        let cases: [(&str, fn(&mut Value), &str); 12] = [
             ("Deployment", |it| it["spec"]["replicas"] = json!(1), "one replica has no standby"),
             ("Deployment", |it| it["spec"]["paused"] = json!(true), "spec.paused: nothing is rolled out"),
             (
@@ -100,16 +104,33 @@ fn what_is_risky_is_said() -> Result<()> {
                 "Deployment",
                 |it| {
                     let containers = it["spec"]["template"]["spec"]["containers"].as_array_mut();
-                    let second = json!({"name": "proxy", "image": "registry.invalid/proxy:1"});
+                    let second = json!({"name": "proxy", "image": IMAGE});
                     containers.into_iter().for_each(|containers| containers.push(second.clone()));
                 },
-                "not elected, runs on every replica: proxy",
+                "not elected, runs on every replica: `proxy`",
             ),
             (
                 "Deployment",
                 |it| it["spec"]["template"]["spec"]["shareProcessNamespace"] = json!(true),
                 "shareProcessNamespace: true shares the PID namespace",
             ),
+            (
+                "Deployment",
+                |it| {
+                    it["spec"]["template"]["spec"]["containers"][0]["securityContext"] =
+                        json!({"runAsUser": 0, "capabilities": {"drop": ["KILL"]}});
+                },
+                "`app` may run as root and SETUID without the capability KILL",
+            ),
+            (
+                "Deployment",
+                |it| {
+                    it["spec"]["template"]["metadata"]["annotations"] =
+                        json!({"kubectl.kubernetes.io/default-container": "nobody"});
+                },
+                "names `nobody`, which does not exist",
+            ),
+            ("Deployment", |_| (), "stop signal of image 127.0.0.1:1/billing:1 is not known"),
             (
                 "Deployment",
                 |it| it["metadata"]["annotations"]["leader.io/command"] = json!("[\"/other\"]"),
@@ -122,6 +143,41 @@ fn what_is_risky_is_said() -> Result<()> {
             ensure_warned(&apply(stage, &manifest, &["--dry-run=server"])?, &[part])?;
         }
         Ok(())
+    })
+}
+
+#[test]
+fn an_entry_point_of_a_tag_is_said_to_be_frozen() -> Result<()> {
+    Stage::bare("warned-frozen", &[], |stage| {
+        let registry = stage.namespace.cluster().image_registry();
+        let specimen = Image::from(&registry, stage.image("leader-specimen")?)?;
+        let configured = specimen.configured(json!({"Entrypoint": ["/specimen"]}));
+        let image = configured.push(&registry, "warnings:1", Format::Oci)?;
+        let mut manifest = workload("Deployment");
+        let container = &mut manifest["spec"]["template"]["spec"]["containers"][0];
+        *container = json!({"name": "app", "image": image});
+        let warned = apply(stage, &manifest, &["--dry-run=server"])?;
+        ensure_warned(&warned, &["`app` sets no `command`", "name the image by digest"])
+    })
+}
+
+#[test]
+fn a_record_that_was_lost_is_told() -> Result<()> {
+    Stage::bare("warned-record", &[], |stage| {
+        apply(stage, &workload("Deployment"), &[])?;
+        let without = json!({"spec": {"template": {"metadata": {"annotations": {names::INJECTED: null}}}}}).to_string();
+        // The image is changed too, or else the template would be put back as it was.
+        let image = json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "127.0.0.1:1/new:1"},
+            {"op": "remove", "path": "/spec/template/metadata/annotations/leader.io~1injected"}]);
+        let patch = |kind: &str, patch: &str| {
+            let arguments = ["patch", "deployment/billing", "--type", kind, "--patch", patch];
+            stage.namespace.kubectl(&arguments).output()
+        };
+        let kept = patch("merge", &without)?;
+        ensure!(kept.success(), "{}", kept.stderr);
+        let warned = patch("json", &image.to_string())?;
+        ensure!(warned.success(), "{}", warned.stderr);
+        ensure_warned(&warned, &["the annotation leader.io/injected on the pod template is missing"])
     })
 }
 
@@ -173,8 +229,16 @@ fn on_a_pod_template_a_person_is_told_at_the_workload() -> Result<()> {
             manifest["spec"]["template"]["metadata"]["annotations"] = annotations;
             manifest["spec"]["replicas"] = json!(1);
             let warned = apply(stage, &manifest, &["--dry-run=server"])?;
-            ensure_warned(&warned, &["leader election `billing`", "one replica has no standby"])?;
+            ensure_warned(&warned, &["the pod template stays as it is", "one replica has no standby"])?;
         }
-        Ok(())
+        let mut job = json!({
+            "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "billing"},
+            "spec": {"template": workload("Deployment")["spec"]["template"]},
+        });
+        let template = &mut job["spec"]["template"];
+        template["metadata"]["annotations"] = json!({names::ID: "billing"});
+        template["spec"]["restartPolicy"] = json!("Never");
+        let warned = apply(stage, &job, &["--dry-run=server"])?;
+        ensure_warned(&warned, &["the pod template stays as it is", "restartPolicy: Never"])
     })
 }
