@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use leader_agent::{
     clock::Now,
-    elector::{Action, Elector, Event, Reply, Role, Settings, Source},
+    elector::{Action, Elector, Event, Reply, Role, Settings, Source, StopReason},
     lease::record::Record,
     timing::Timing,
 };
@@ -117,4 +117,39 @@ fn a_server_that_refuses_or_fails_at_once_is_not_asked_in_a_loop() {
         let requests = drive(&mut leader(), Duration::from_secs(10), |_| reply.clone(), |_| None);
         assert!((4..=10 * MOST_A_SECOND).contains(&requests), "{reply:?}: {requests} requests in 10 s");
     }
+}
+
+/// The app's own news is about an app that runs: at any other time it changes nothing.
+#[test]
+fn news_of_an_app_that_does_not_run_changes_nothing() {
+    let start = now(Duration::from_secs(99));
+    for event in [Event::AppFailed, Event::Prepared, Event::AppExited, Event::AppGone] {
+        let mut elector = elector();
+        elector.handle(event.clone(), start);
+        assert!(elector.poll().is_none() && !elector.is_closing(), "{event:?}");
+        assert_eq!(elector.role(), Role::Standby);
+    }
+    let mut leader = leader();
+    leader.handle(Event::Prepared, start);
+    assert!(leader.poll().is_none(), "nobody asked for a preparation");
+}
+
+#[test]
+fn an_app_that_failed_to_start_is_stopped_once_and_its_agent_ends() {
+    let mut elector = leader();
+    let at = |millis| now(Duration::from_secs(99) + Duration::from_millis(millis));
+    elector.handle(Event::AppFailed, at(100));
+    assert!(matches!(elector.poll(), Some(Action::Stop(StopReason::AppFailed))));
+    elector.handle(Event::AppFailed, at(200));
+    assert!(elector.poll().is_none() && elector.is_closing());
+    elector.handle(Event::AppExited, at(300));
+    assert!(matches!(elector.poll(), Some(Action::Kill)));
+    elector.handle(Event::AppGone, at(310));
+    assert!(matches!(elector.poll(), Some(Action::Disarm)));
+    let Some(Action::Write { attempt, body }) = elector.poll() else { panic!("the Lease is given back") };
+    let record = stored(body, 9);
+    assert!(record.is_free(), "with a proof");
+    elector.handle(Event::Replied { attempt, reply: Reply::Written(record) }, at(320));
+    assert!(matches!(elector.poll(), Some(Action::ForgetTerm)));
+    assert!(matches!(elector.poll(), Some(Action::End)));
 }
