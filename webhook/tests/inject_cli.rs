@@ -57,7 +57,7 @@ fn leader(arguments: &[&str], input: &str) -> Output {
 
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-leader"));
-    command.args(arguments).env_remove("LEADER_AGENT_IMAGE");
+    command.args(arguments).env_remove("LEADER_AGENT_IMAGE").env("LEADER_OFFLINE", "true");
     command
 }
 

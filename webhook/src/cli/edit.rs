@@ -3,8 +3,8 @@
 use leader_agent::names;
 use serde_json::{Map, Value};
 
-use super::{Error, Refused, documents::File};
-use crate::inject::{self, Decision, Defaults, Facts, ImageAnswer, Outcome, Refusal};
+use super::{Error, Refused, documents::File, images::ImageSource};
+use crate::inject::{self, Decision, Defaults, Facts, Outcome, Refusal};
 
 /// Namespaces in which an installed webhook refuses what is annotated: the API server's own and, unless it was installed
 /// elsewhere, the webhook's.
@@ -31,26 +31,29 @@ impl<'a> Asked<'a> {
 }
 
 /// Injects what is annotated, and what was asked for. Returns warnings.
-pub(super) fn inject(file: &mut File, asked: &Asked<'_>, defaults: &Defaults) -> Result<Vec<String>, Error> {
+pub(super) fn inject(
+    file: &mut File,
+    asked: &Asked<'_>,
+    defaults: &Defaults,
+    source: &ImageSource,
+) -> Result<Vec<String>, Error> {
     annotate(file, asked)?;
     let mut warnings = Vec::new();
     let mut refused = Vec::new();
     let mut elected = false;
-    each_object(file, |place, object| {
-        match decide(object, defaults) {
-            Ok(outcome) => {
-                elected |= outcome.election.is_some();
-                let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
-                if outcome.election.is_some() && NOT_INJECTED.contains(&namespace) {
-                    warnings.push(format!(
-                        "{place}: the webhook refuses annotated workloads in namespace {namespace}: use another namespace"
-                    ));
-                }
-                warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{place}: {warning}")));
-                *object = outcome.object;
+    each_object(file, |place, object| match decide(object, defaults, source) {
+        Ok(outcome) => {
+            elected |= outcome.election.is_some();
+            let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+            if outcome.election.is_some() && NOT_INJECTED.contains(&namespace) {
+                warnings.push(format!(
+                    "{place}: the webhook refuses annotated workloads in namespace {namespace}: use another namespace"
+                ));
             }
-            Err(refusal) => refused.push(Refused { place: place.to_owned(), refusal }),
+            warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{place}: {warning}")));
+            *object = outcome.object;
         }
+        Err(refusal) => refused.push(Refused { place: place.to_owned(), refusal }),
     });
     if !refused.is_empty() {
         return Err(Error::Refused(refused));
@@ -65,12 +68,12 @@ pub(super) fn inject(file: &mut File, asked: &Asked<'_>, defaults: &Defaults) ->
 }
 
 /// The decision about an object of a file: nothing is live, and what the cluster's accounts are used for is not known.
-fn decide(object: &Value, defaults: &Defaults) -> Result<Outcome, Refusal> {
+fn decide(object: &Value, defaults: &Defaults, source: &ImageSource) -> Result<Outcome, Refusal> {
     let mut facts = Facts::default();
     loop {
         match inject::workload(object, None, defaults, &facts)? {
             Decision::Done(outcome) => return Ok(outcome),
-            Decision::NeedsImage(_) => facts.image = Some(ImageAnswer::NotAsked),
+            Decision::NeedsImage(request) => facts.image = Some(source.ask(&request)),
         }
     }
 }
@@ -86,7 +89,7 @@ pub(super) fn eject(file: &mut File) -> Result<Vec<String>, Error> {
             return;
         }
         take_annotations_off(object);
-        match decide(object, &Defaults { agent_image: String::new() }) {
+        match decide(object, &Defaults { agent_image: String::new() }, &ImageSource::nobody()) {
             Ok(outcome) => {
                 warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{place}: {warning}")));
                 *object = outcome.object;

@@ -4,6 +4,7 @@
 
 mod documents;
 mod edit;
+mod images;
 mod output;
 mod source;
 
@@ -11,7 +12,10 @@ use std::io::{self, Read, Write};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::inject::{Defaults, Refusal};
+use crate::{
+    inject::{Defaults, Refusal},
+    registry::OptionsError,
+};
 
 /// The image that is injected when no other one is asked for: this version's.
 const AGENT_IMAGE: &str = concat!("ghcr.io/leader-io/leader-agent:", env!("CARGO_PKG_VERSION"));
@@ -34,8 +38,9 @@ enum Command {
     /// Prints workloads as the webhook would store them.
     ///
     /// Every Deployment that carries the annotation leader.io/id is injected; other documents stay as they are. Comments inside a
-    /// document that is injected are lost; a document in JSON stays in JSON. Looks at the file only: with `default` as the pods' service account it takes for
-    /// granted that no binding and no annotation depends on that one.
+    /// document that is injected are lost; a document in JSON stays in JSON. Entry points and stop signals that the file does not set
+    /// are asked of the images' registries, with the credentials in docker's configuration. No cluster is asked: with `default` as the
+    /// pods' service account it takes for granted that no binding and no annotation depends on that one.
     Inject {
         #[command(flatten)]
         files: Files,
@@ -51,6 +56,8 @@ enum Command {
         /// The image of the agent, as the cluster's webhook is configured.
         #[arg(long, env = "LEADER_AGENT_IMAGE", default_value = AGENT_IMAGE, value_name = "IMAGE")]
         agent_image: String,
+        #[command(flatten)]
+        images: images::Images,
     },
     /// Prints injected workloads as their users wrote them, without the annotations of leader.
     Eject {
@@ -136,6 +143,9 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// No registry can be asked, as the options say how.
+    #[error(transparent)]
+    Registries(#[from] OptionsError),
     /// The webhook would refuse these.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Refused(Vec<Refused>),
@@ -192,9 +202,10 @@ pub fn run(
     };
     let mut file = documents::File::read(&files.source, stdin)?;
     let warnings = match &cli.command {
-        Command::Inject { id, container, command, agent_image, .. } => {
+        Command::Inject { id, container, command, agent_image, images, .. } => {
             let asked = edit::Asked { id: id.as_deref(), container: container.as_deref(), command: command.as_deref() };
-            edit::inject(&mut file, &asked, &Defaults { agent_image: agent_image.clone() })?
+            let source = images::ImageSource::new(images)?;
+            edit::inject(&mut file, &asked, &Defaults { agent_image: agent_image.clone() }, &source)?
         }
         Command::Eject { .. } => edit::eject(&mut file)?,
     };

@@ -13,15 +13,13 @@ use kube::{
 };
 use tokio::sync::Mutex;
 
-use super::{Answer, Failure, Keyring, LONGEST, Platform, Platforms, Question, Reference, Registries};
+use super::{Answer, Failure, Keyring, Platform, Platforms, Question, Reference, Registries, budget};
 use crate::{
     api_error,
     inject::{ImageAnswer, ImageRequest},
     metrics::LookUp,
 };
 
-/// How long a look-up may take that only the stop signal is wanted from.
-const FOR_A_SIGNAL: Duration = Duration::from_secs(2);
 /// How long the list of nodes is trusted.
 const NODES: Duration = Duration::from_mins(1);
 /// How many nodes one request lists, without all that the node's programs write into its status.
@@ -73,8 +71,7 @@ impl Cluster {
     /// Looks up an image for pods in `namespace`, in at most `left` of the review's time, and less where little depends on it.
     pub async fn look_up(&self, namespace: &str, request: &ImageRequest, left: Duration) -> Found {
         // The rest is for what comes after: deciding again, and the election's objects.
-        let longest = if request.required { LONGEST } else { FOR_A_SIGNAL };
-        let budget = longest.min(left * 5 / 8);
+        let budget = budget(request.required).min(left * 5 / 8);
         let started = Instant::now();
         let failed = |reason: String| Found { answer: ImageAnswer::Failed(reason), asked: None };
         let image = match Reference::parse(&request.image) {
@@ -91,12 +88,7 @@ impl Cluster {
         let asked = self.registries.look_up(question, budget.saturating_sub(started.elapsed())).await;
         let answer = match &asked.facts {
             Ok(facts) => ImageAnswer::Found(facts.clone()),
-            Err(failure) => {
-                let notes = keyring.notes().iter().map(String::as_str);
-                let clauses =
-                    [failure.to_string()].iter().map(String::as_str).chain(notes).collect::<Vec<_>>().join("; ");
-                ImageAnswer::Failed(clauses)
-            }
+            Err(failure) => ImageAnswer::Failed(keyring.explain(failure)),
         };
         Found { answer, asked: Some(asked) }
     }

@@ -16,7 +16,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use super::{failure::place, reference::Reference};
+use super::{
+    failure::{Failure, place},
+    reference::Reference,
+};
 
 /// Where entries for Docker Hub stand, whose images say `docker.io`.
 const DEFAULT_REGISTRY: &str = "index.docker.io";
@@ -103,9 +106,9 @@ impl Keyring {
         self.notes.push(note.into());
     }
 
-    /// What is wrong with the credentials.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// A failure, with what is wrong with the credentials.
+    pub fn explain(&self, failure: &Failure) -> String {
+        self.notes.iter().fold(failure.to_string(), |text, note| format!("{text}; {note}"))
     }
 
     fn add(&mut self, source: &str, auths: Result<Map<String, Value>, Unreadable>) {
@@ -364,7 +367,8 @@ mod tests {
         keyring.add_config("secret b", b"{}");
         keyring.add_config("secret c", br#"{"auths": {"quay.io": {"auth": "hunter2"}, "ghcr.io": {"auth": "dTpw"}}}"#);
         assert_eq!(keyring.matching(&reference("ghcr.io/app")).len(), 1);
-        let notes = keyring.notes().join("\n");
+        let notes = keyring.explain(&Failure::Ended { host: "quay.io".to_owned() });
+        assert!(notes.starts_with("the look-up of quay.io ended"), "{notes}");
         for part in [
             "secret a cannot be used: it is not JSON",
             "secret b cannot be used: it has no `auths`",

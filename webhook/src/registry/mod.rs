@@ -32,14 +32,15 @@ use cache::{Cache, Key, Lookup};
 use transport::Transport;
 
 /// The longest that a look-up takes, whoever waits for it.
-pub const LONGEST: Duration = Duration::from_secs(5);
+const LONGEST: Duration = Duration::from_secs(5);
+/// How long a look-up is waited for that only the stop signal is wanted from.
+const FOR_A_SIGNAL: Duration = Duration::from_secs(2);
 
 /// All registries, and what they answered.
 #[derive(Debug)]
 pub struct Registries {
     transport: Transport,
     cache: Cache,
-    longest: Duration,
 }
 
 /// What is asked.
@@ -62,10 +63,15 @@ pub struct Answer {
     pub was_asked: bool,
 }
 
+/// How long to wait for a look-up, by whether the entry point is wanted or only the stop signal.
+pub fn budget(required: bool) -> Duration {
+    if required { LONGEST } else { FOR_A_SIGNAL }
+}
+
 impl Registries {
     /// Reads the certificate authorities; asks nothing.
     pub fn new(options: &Options) -> Result<Arc<Self>, OptionsError> {
-        Ok(Arc::new(Self { transport: Transport::new(options)?, cache: Cache::default(), longest: LONGEST }))
+        Ok(Arc::new(Self { transport: Transport::new(options)?, cache: Cache::default() }))
     }
 
     /// Looks an image up, or waits for whoever is doing so, for at most `budget`.
@@ -92,8 +98,8 @@ impl Registries {
             Lookup::Known(facts) => return Answer { facts, was_asked: false },
             Lookup::Unknown(place) => place,
         };
-        let work = tokio::time::timeout(self.longest, self.ask(question, &key));
-        let slow = |_| Err(Failure::Slow { host: question.image.host().to_owned(), limit: self.longest });
+        let work = tokio::time::timeout(LONGEST, self.ask(question, &key));
+        let slow = |_| Err(Failure::Slow { host: question.image.host().to_owned(), limit: LONGEST });
         let facts = work.await.unwrap_or_else(slow);
         place.fill(facts.clone());
         Answer { facts, was_asked: true }
