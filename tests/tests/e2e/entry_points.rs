@@ -333,19 +333,32 @@ fn an_injected_workload_is_changed_while_its_registry_is_down() -> Result<()> {
             || -> Result<Value> { Ok(stage.namespace.get(&["deployment", "asked-once"])?["spec"]["template"].clone()) };
         // Two revisions, so that there is something to undo.
         let before = template()?;
-        kubectl(&["set", "env"], &["CHANGED=yes"])?;
+        let second = base(stage)?.configured(json!({"Entrypoint": ["/specimen", "second"]}));
+        let second = second.push(&registry.client(), "asked-once:2", Format::Docker)?;
+        kubectl(&["set", "image"], &[&format!("{CONTAINER}={second}")])?;
         specimen.wait_until_rolled_out("deployment")?;
 
         registry.stop()?;
-        kubectl(&["rollout", "undo"], &[])?;
+        // What was found is remembered for a while.
+        let asked = "could not be looked up";
+        until("the webhook to forget what it found", || {
+            let said = kubectl(&["set", "env"], &["CHANGED=yes", "--dry-run=server"])?;
+            ensure!(said.contains(asked) && said.contains(&second), "no warning in {said}");
+            Ok(())
+        })?;
+        let undone = kubectl(&["rollout", "undo"], &[])?;
         specimen.wait_until_rolled_out("deployment")?;
         ensure!(template()? == before, "undone it is {:#}, not {before:#}", template()?);
-        let again = specimen.apply(&deployment)?;
-        ensure!(template()? == before, "applied again it is {:#}, not {before:#}: {again}", template()?);
-        kubectl(&["scale"], &["--replicas=2"])?;
+        let applied = specimen.apply(&deployment)?;
+        ensure!(template()? == before, "applied again it is {:#}, not {before:#}", template()?);
+        let scaled = kubectl(&["scale"], &["--replicas=2"])?;
         specimen.wait_until_rolled_out("deployment")?;
+        for said in [undone, applied, scaled] {
+            ensure!(!said.contains(asked), "the registry was asked: {said}");
+        }
         let starts = specimen.starts()?.len();
         let warned = kubectl(&["rollout", "restart"], &[])?;
+        ensure!(warned.contains(asked) && warned.contains("earlier injection"), "no warning in {warned:?}");
         specimen.wait_until_rolled_out("deployment")?;
         until("the app to be started anew", || {
             let all = specimen.starts()?;

@@ -133,10 +133,13 @@ fn questions(specimen: &Specimen<'_>, addresses: &BTreeMap<String, String>) -> R
                 process.environment.retain(|variable| {
                     ["LEADER_", "HOSTNAME=", "POD_NAME="].iter().all(|prefix| !variable.starts_with(prefix))
                 });
+                // The kubelet leaves the order to chance.
+                process.environment.sort();
             }
             What::Health { headers, .. } => {
-                // The time that is left differs each time, and the library is named after `kube-probe`.
-                headers.retain(|name, _| !["grpc-timeout", "grpc-accept-encoding"].contains(&name.as_str()));
+                // What libraries add of their own, the time that is left among it, which differs each time.
+                const OWN: [&str; 3] = ["content-length", "grpc-accept-encoding", "grpc-timeout"];
+                headers.retain(|name, _| !OWN.contains(&name.as_str()));
                 if let Some(agent) = headers.get_mut("user-agent") {
                     agent.truncate(agent.find(' ').unwrap_or(agent.len()));
                 }
