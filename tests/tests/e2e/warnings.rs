@@ -1,12 +1,14 @@
 //! What a person is told at kubectl: each warning of the webhook, as kubectl prints it.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use leader_agent::names;
 use leader_tests::command::Output;
 use leader_tests::image::{Format, Image};
 use serde_json::{Value, json};
 
-use crate::stage::Stage;
+use crate::stage::{Stage, until};
 
 /// Where no registry answers, which is known at once.
 const IMAGE: &str = "127.0.0.1:1/billing:1";
@@ -240,5 +242,25 @@ fn on_a_pod_template_a_person_is_told_at_the_workload() -> Result<()> {
         template["spec"]["restartPolicy"] = json!("Never");
         let warned = apply(stage, &job, &["--dry-run=server"])?;
         ensure_warned(&warned, &["the pod template stays as it is", "restartPolicy: Never"])
+    })
+}
+
+#[test]
+fn what_was_decided_is_in_the_audit_log() -> Result<()> {
+    Stage::bare("audited", &[], |stage| {
+        apply(stage, &workload("Deployment"), &[])?;
+        apply(stage, &workload("Deployment"), &[])?;
+        stage.namespace.run(&["annotate", "deployment/billing", "leader.io/id-"])?;
+        let log = stage.namespace.cluster().state().log("audit");
+        until("the audit log to have the three decisions", || {
+            let text = fs::read_to_string(&log)?;
+            let ours: Vec<&str> = text.lines().filter(|line| line.contains(stage.namespace.name())).collect();
+            for action in ["injected", "kept-live", "ejected"] {
+                let action = format!("\"inject.leader.io/action\":\"{action}\"");
+                let id = "\"inject.leader.io/id\":\"billing\"";
+                ensure!(ours.iter().any(|line| line.contains(&action) && line.contains(id)), "no line has {action}");
+            }
+            Ok(())
+        })
     })
 }
