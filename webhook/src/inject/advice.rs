@@ -84,7 +84,8 @@ fn risks(view: &View<'_>, options: &Options) -> Vec<String> {
     if replicas(view.object) == Some(1) {
         risks.push("one replica has no standby: set spec.replicas to 2 or more".to_owned());
     }
-    if text(spec, "restartPolicy") == Some("Never") {
+    // A container's own goes before the pod's.
+    if [chosen.container, spec].into_iter().find_map(|holder| text(holder, "restartPolicy")) == Some("Never") {
         risks.push(format!(
             "restartPolicy: Never: where `{}` is stopped because its lease is lost, it is not started again, and its pod has failed",
             chosen.name

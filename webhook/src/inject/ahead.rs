@@ -7,13 +7,13 @@ use leader_agent::names;
 use serde_json::Value;
 
 use super::{
-    Account, Defaults, Election, Facts, ImageAnswer, Outcome, Refusal, account,
+    Account, Defaults, Election, Facts, ImageAnswer, ImageFacts, Outcome, Refusal, account,
     advice::{self, View},
     check,
     elect::inject,
     entry::{self, Found},
     handlers::Way,
-    json::{annotation, text},
+    json::annotation,
     options::{self, Asked, Holder},
     record::Record,
     root::Root,
@@ -43,8 +43,9 @@ pub(super) fn ahead(
     check::refuse(object, template, chosen, Way::new(&template["spec"], options.port))?;
     options.check_timing(&template["spec"], chosen.container)?;
     let account = account::mode(&options, &template["spec"], true, None, facts);
-    // The pods ask for the image. Whatever it says, the rest is what it will be.
-    let answer = ImageAnswer::Found(super::ImageFacts { entrypoint: vec![String::from("/")], ..Default::default() });
+    // The pods ask for the image: whatever it says, the rest is what it will be for them.
+    let image = ImageFacts { entrypoint: vec!["entrypoint".to_owned()], ..ImageFacts::default() };
+    let answer = ImageAnswer::Found(image);
     if let Found::Entry(entry) = entry::find(&options, chosen, &[], Some(&answer))? {
         inject(template, chosen, &options, account, entry, None, defaults)?;
     }
@@ -71,6 +72,5 @@ pub(super) fn ahead(
 fn is_elected(old: &Value, root: Root, id: &str) -> bool {
     let template = root.of_object(old);
     let injected = Record::of(template).ok().flatten().is_some_and(|record| record.id == id);
-    injected
-        || annotation(template, names::ID) == Some(id) && text(&template["spec"]["containers"][0], "name").is_some()
+    injected || annotation(template, names::ID) == Some(id)
 }

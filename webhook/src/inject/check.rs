@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{
     Refusal,
     handlers::{self, Way},
-    json::{annotation, containers, items, text, texts},
+    json::{annotation, containers, is_empty, items, text, texts},
     options::{self, Asked, Chosen, Holder, Options},
     root::Root,
 };
@@ -104,6 +104,17 @@ fn windows(template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
     ] {
         if value == "windows" {
             return Err(Refusal::Windows { path: format!("{}.{path}", chosen.root.spec()) });
+        }
+    }
+    let lists = ["initContainers", "containers"].into_iter();
+    let containers = lists.flat_map(|key| {
+        let all = items(spec, key).iter().enumerate();
+        all.map(move |(index, container)| (format!(".{key}[{index}]"), container))
+    });
+    for (place, holder) in containers.chain([(String::new(), spec)]) {
+        if !is_empty(&holder["securityContext"]["windowsOptions"]) {
+            let path = format!("{}{place}.securityContext.windowsOptions", chosen.root.spec());
+            return Err(Refusal::Windows { path });
         }
     }
     Ok(())

@@ -10,7 +10,7 @@ use super::{
     ahead::ahead,
     check,
     eject::{eject, is_touched},
-    elect::Case,
+    elect::{Case, release_annotations},
     handlers,
     json::{annotation, text},
     options::{self, Asked, Holder},
@@ -112,7 +112,11 @@ fn turned_off(object: &Value, old: Option<&Value>, root: Root, left: &[String]) 
             template.pointer("/metadata/labels").and_then(|labels| labels.get(names::ID)).and_then(Value::as_str);
         let ids: Vec<&str> = annotated.into_iter().chain(label).collect();
         let asked_for = handlers::without_released(template, object, old, record.as_ref());
-        outcome.object = root.replaced(object, eject(&asked_for, record.as_ref(), &ids));
+        let mut plain = eject(&asked_for, record.as_ref(), &ids);
+        if let Some(record) = &record {
+            release_annotations(&mut plain, root, object, old, record);
+        }
+        outcome.object = root.replaced(object, plain);
     }
     outcome.warnings.extend(advice::left_behind(left));
     outcome

@@ -23,7 +23,7 @@ use super::{
     parts,
     record::{AccountMode, Injection, Record},
     root::Root,
-    shape,
+    shape, stated,
 };
 
 /// An object that asks for an election of its own template.
@@ -124,7 +124,12 @@ impl Case<'_> {
         let before = self.old.and_then(|old| annotation(old, names::ID));
         let ids: Vec<&str> = [Some(self.options.id.as_str()), before].into_iter().flatten().collect();
         let asked_for: Cow<'_, Value> = handlers::without_released(template, self.object, self.old, record);
-        eject(&asked_for, record, &ids)
+        let mut plain = eject(&asked_for, record, &ids);
+        if let Some(record) = record {
+            entry::keep_stated_args(&mut plain, template, self.object, record);
+            release_annotations(&mut plain, self.root, self.object, self.old, record);
+        }
+        plain
     }
 
     fn new_risks(&self, plain: &Value, before: Option<&Live<'_>>) -> Vec<String> {
@@ -205,6 +210,17 @@ pub(super) fn inject(
     match Record::of(&injected).ok().flatten() {
         Some(record) => Ok((injected, record)),
         None => Err(Refusal::Malformed { path: chosen.root.metadata().to_owned(), expected: "a map" }),
+    }
+}
+
+/// Takes annotations of the template off again that ejecting gave back, where nobody asks for them any more.
+pub(super) fn release_annotations(plain: &mut Value, root: Root, object: &Value, old: Option<&Value>, record: &Record) {
+    let annotations = plain.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut);
+    let (Some(annotations), Root::Template) = (annotations, root) else { return };
+    for (_, key, _) in &record.original.annotations {
+        if annotation(root.of_object(object), key).is_none() && stated::is_released(object, old, key) {
+            annotations.shift_remove(key);
+        }
     }
 }
 

@@ -7,10 +7,11 @@ use serde_json::Value;
 
 use super::{
     ImageAnswer, ImageFacts, Refusal,
-    json::{text, texts},
+    json::{containers, containers_mut, text, texts},
     options::{Chosen, Options},
     parts,
     record::Record,
+    stated,
 };
 
 /// How the app is started and stopped.
@@ -111,12 +112,27 @@ pub(super) fn agrees(record: &Record, options: &Options, chosen: Chosen<'_>) -> 
     })
 }
 
+/// Puts `args` back that ejecting took for the image's CMD, where the user states them beside a new command: those are the same
+/// words, but they are the user's.
+pub(super) fn keep_stated_args(plain: &mut Value, template: &Value, object: &Value, record: &Record) {
+    let Some(args) = &record.args else { return };
+    let of_record = |container: &&Value| text(container, "name") == Some(&record.container);
+    let Some(arriving) = containers(template).iter().find(of_record) else { return };
+    let command = texts(arriving, "command");
+    let is_new = !command.is_empty() && parts::unwrap(&command).is_none();
+    if is_new && texts(arriving, "args") == *args && stated::states(object, &record.container, "args") {
+        for container in containers_mut(plain).iter_mut().filter(|container| of_record(&&**container)) {
+            container["args"] = args.clone().into();
+        }
+    }
+}
+
 /// Whether the image alone knows what to start.
 fn is_required(options: &Options, container: &Value) -> bool {
     options.command.is_none() && texts(container, "command").is_empty()
 }
 
-/// As containerd puts a process together (`WithProcessArgs` in internal/cri/opts/spec_opts.go, v2.1): `command`, else the image's
+/// As containerd puts a process together (`WithProcessArgs` in `internal/cri/opts/spec_opts.go`, v2.1): `command`, else the image's
 /// ENTRYPOINT, where a single empty word is none; then `args`, else, unless `command` is set, the image's CMD.
 fn entry(
     options: &Options,

@@ -23,6 +23,7 @@ mod record;
 mod refusal;
 mod root;
 mod shape;
+mod stated;
 
 use std::collections::BTreeMap;
 

@@ -9,7 +9,12 @@ use leader_agent::{
 };
 use serde_json::Value;
 
-use super::{Refusal, json::text, record::AccountMode, root::Root};
+use super::{
+    Refusal,
+    json::{items, text},
+    record::AccountMode,
+    root::Root,
+};
 
 pub(super) const CONTAINER: &str = "leader.io/container";
 pub(super) const COMMAND: &str = "leader.io/command";
@@ -248,6 +253,7 @@ pub(super) fn container<'a>(options: &Options, template: &'a Value, root: Root) 
         Some(name) => named(name).ok_or_else(|| Refusal::NoSuchContainer {
             name: shorten(name),
             path: format!("{}.containers", root.spec()),
+            is_init: items(&template["spec"], "initContainers").iter().any(|init| text(init, "name") == Some(name)),
             existing: all.iter().filter_map(|container| text(container, "name")).map(str::to_owned).collect(),
         })?,
         None => super::json::annotation(template, DEFAULT_CONTAINER).and_then(named).unwrap_or(0),

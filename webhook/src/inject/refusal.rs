@@ -96,12 +96,15 @@ pub enum Refusal {
         expected: &'static str,
     },
     /// The container that shall be wrapped does not exist.
-    #[error("annotation leader.io/container: there is no container `{name}` in {path}; it has {}", .existing.join(", "))]
+    #[error("annotation leader.io/container: there is no container `{name}` in {path}; it has {}{}", .existing.join(", "),
+        if *.is_init { format!(". `{name}` is an init container, which cannot be elected") } else { String::new() })]
     NoSuchContainer {
         /// The value.
         name: String,
         /// Where it was looked for.
         path: String,
+        /// An init container has the name.
+        is_init: bool,
         /// The names of the containers.
         existing: Vec<String>,
     },
@@ -182,7 +185,7 @@ pub enum Refusal {
         fix: String,
     },
     /// The app runs on Windows.
-    #[error("{path} is `windows`: the agent runs on Linux only; remove leader.io/id")]
+    #[error("{path} {}: the agent runs on Linux only; remove leader.io/id", if .path.ends_with("windowsOptions") { "is set" } else { "is `windows`" })]
     Windows {
         /// The field that says so.
         path: String,

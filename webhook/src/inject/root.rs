@@ -11,7 +11,7 @@ pub(super) enum Root {
     Pod,
     /// In `spec.template`, as in workloads, Jobs and kinds that this project does not know.
     Template,
-    /// In the template of a CronJob's Jobs.
+    /// In the template of a `CronJob`'s Jobs.
     JobTemplate,
 }
 

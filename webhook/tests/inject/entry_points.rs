@@ -363,6 +363,19 @@ fn what_is_written_over_the_images_words_is_the_users() {
     let (command, args, ejected) = patched("command", json!(["/bin/true"]));
     assert_eq!((command, args), (vec!["/bin/true".to_owned()], Value::Null));
     assert_eq!((&ejected["command"], ejected.get("args")), (&json!(["/bin/true"]), None));
+    // Both, and the same words as the image's: they are the user's where the last manifest has them.
+    let mut object = live.clone();
+    object["spec"]["template"]["spec"]["containers"][0]["command"] = json!(["/entry"]);
+    let mut manifest = tagged(json!({"command": ["/entry"], "args": ["serve"]}));
+    for (stated, expected) in [(true, json!(["serve"])), (false, Value::Null)] {
+        if !stated {
+            manifest["spec"]["template"]["spec"]["containers"][0].as_object_mut().unwrap().shift_remove("args");
+        }
+        object["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+            manifest.to_string().into();
+        let stored = with(&object, Some(&live), &found(&image)).object;
+        assert_eq!((&app(&stored)["args"], &record(&stored)["original"]["setsCommand"]), (&expected, &json!(true)));
+    }
     // Another image has words of its own.
     let mut object = live.clone();
     object["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/billing:2".into();

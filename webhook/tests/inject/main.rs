@@ -4,6 +4,7 @@ mod apply;
 mod cluster;
 mod entry_points;
 mod handlers;
+mod kinds;
 mod pods;
 mod properties;
 mod records;

@@ -322,6 +322,27 @@ mod in_both_places {
     }
 
     #[test]
+    fn taking_it_off_both_at_once_turns_it_off() {
+        let live = defaulted(&inject(&both()));
+        let manifest = deployment(&plain(), None).to_string();
+        let mut off = without_id(&live);
+        off["metadata"]["annotations"].as_object_mut().unwrap().shift_remove("leader.io/stop-grace");
+        off["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = manifest.into();
+        let outcome = review(&off, Some(&live)).unwrap();
+        assert_eq!(outcome.election, None);
+        let annotations = template(&outcome.object)["metadata"]["annotations"].as_object().unwrap();
+        assert_eq!(annotations.keys().collect::<Vec<_>>(), ["a"]);
+        // Off the template alone: the workload stays elected, and forgets that it was there.
+        let mut alone = off.clone();
+        for (key, value) in [("leader.io/id", "billing"), ("leader.io/stop-grace", "2s")] {
+            alone["metadata"]["annotations"][key] = value.into();
+        }
+        let stored = review(&alone, Some(&live)).unwrap();
+        assert!(stored.election.unwrap().injected_afresh);
+        assert!(super::record(template(&stored.object))["original"].get("annotations").is_none());
+    }
+
+    #[test]
     fn two_things_at_once_are_refused() {
         for (place, key, value) in [
             ("/spec/template/metadata/annotations", "leader.io/id", "other"),

@@ -147,7 +147,7 @@ pub(super) fn ports(spec: &Value, chosen: Chosen<'_>, way: Way) -> Result<(), Re
     let collision = |path: String| Refusal::Collision {
         path,
         what: format!("the port {agents}"),
-        fix: "give the agent a free one with the annotation leader.io/port".to_owned(),
+        fix: "give the agent a free one with the annotation leader.io/port, or the container another".to_owned(),
     };
     // All containers of a pod share its network.
     for key in ["initContainers", "containers"] {
