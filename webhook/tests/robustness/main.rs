@@ -51,22 +51,26 @@ fn message(cause: &(dyn std::any::Any + Send)) -> String {
 
 #[test]
 fn reviews() {
-    try_out(ALL[0], if is_long() { 1_000_000 } else { 2_000 });
+    if is_long() {
+        try_out(("review", targets::review_quickly), 1_000_000);
+    } else {
+        try_out(ALL[0], 2_000);
+    }
 }
 
 #[test]
 fn options() {
-    try_out(ALL[1], if is_long() { 50_000 } else { 500 });
+    try_out(ALL[1], if is_long() { 20_000 } else { 500 });
 }
 
 #[test]
 fn records() {
-    try_out(ALL[2], if is_long() { 50_000 } else { 500 });
+    try_out(ALL[2], if is_long() { 20_000 } else { 500 });
 }
 
 #[test]
 fn ejections() {
-    try_out(ALL[3], if is_long() { 50_000 } else { 500 });
+    try_out(ALL[3], if is_long() { 20_000 } else { 500 });
 }
 
 #[test]

@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use bytes::Bytes;
+use checks::Depth;
 use recipe::Recipe;
 
 /// The processor time that one input may take. A release build needs less than a millisecond for most and some ten for the
@@ -28,13 +29,23 @@ pub(crate) const ALL: [Target; 4] = [("review", review), ("options", options), (
 
 /// A body that claims to be a review: what begins like JSON is the body itself, everything else a recipe for one.
 pub(crate) fn review(input: &[u8]) {
+    review_to(input, Depth::Everything);
+}
+
+/// The same, of which one in sixteen is followed further, to try as many as can be.
+pub(crate) fn review_quickly(input: &[u8]) {
+    let sum = input.iter().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
+    review_to(input, if sum % 16 == 0 { Depth::Everything } else { Depth::Answer });
+}
+
+fn review_to(input: &[u8], depth: Depth) {
     in_time(|| {
         if input.trim_ascii_start().starts_with(b"{") {
-            checks::body(input, &Facts::default());
+            checks::body(input, &Facts::default(), depth);
             return;
         }
         let recipe = Recipe::read(&mut Bytes::new(input));
-        checks::body(recipe.review().to_string().as_bytes(), &recipe.facts);
+        checks::body(recipe.review().to_string().as_bytes(), &recipe.facts, depth);
     });
 }
 
