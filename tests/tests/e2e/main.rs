@@ -13,6 +13,7 @@ mod kinds;
 mod moves;
 mod probes;
 mod rollouts;
+mod shapes;
 mod specimen;
 mod stage;
 mod warnings;
