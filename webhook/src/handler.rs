@@ -198,23 +198,21 @@ impl Webhook {
                 let step = decide(&worked_on, &defaults, &facts);
                 (step, facts, slot)
             };
-            let (step, mut known, free) = tokio::task::spawn_blocking(work).await?;
-            let look_up =
-                async { if looked_up { None } else { Some(facts::look_up(&self.client, namespace, object).await) } };
-            let fresh;
-            (slot, fresh) = match step? {
+            let (step, free);
+            (step, facts, free) = tokio::task::spawn_blocking(work).await?;
+            slot = match step? {
                 Step::Done(answer) if looked_up || !answer.needs_facts() => break (answer, free),
-                Step::Done(_) => (free, look_up.await),
-                Step::NeedsImage(request) => {
-                    let found = self.find_image(namespace, object, &request, deadline, &mut known);
-                    futures::join!(self.aside(free, found), look_up)
+                Step::NeedsImage(request) if looked_up => {
+                    let found = self.find_image(namespace, object, &request, deadline, &mut facts);
+                    self.aside(free, found).await
+                }
+                // An image is asked for with the credentials of the pods' account, which the facts may make another one.
+                Step::Done(_) | Step::NeedsImage(_) => {
+                    facts = facts::look_up(&self.client, namespace, object).await.map_err(Box::new)?;
+                    looked_up = true;
+                    free
                 }
             };
-            facts = match fresh.transpose().map_err(Box::new)? {
-                Some(fresh) => Facts { image: known.image, sibling_record: known.sibling_record, ..fresh },
-                None => known,
-            };
-            looked_up = true;
         };
         let Answer { election, result, response } = *answer;
         if let Some(election) = election.filter(|_| response.allowed) {

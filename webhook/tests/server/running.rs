@@ -50,6 +50,10 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&Options::default()).await
+    }
+
+    pub(crate) async fn start_with(registries: &Options) -> Self {
         let api = FakeApi::default();
         let now = Timestamp::now();
         let authority = Authority::generate(now).unwrap();
@@ -57,7 +61,7 @@ impl Running {
         let resolver = Arc::new(Resolver::new(leaf.certified_key));
         let (certificates, receiver) = watch::channel(State::Trusted { from: leaf.not_before, until: leaf.not_after });
         let defaults = Defaults { agent_image: "agent:1".to_owned() };
-        let registries = Registries::new(&Options::default()).unwrap();
+        let registries = Registries::new(registries).unwrap();
         let webhook = Webhook::new(api.client(), registries, defaults, "leader-system".to_owned(), receiver);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
