@@ -118,7 +118,7 @@ where
         let living = asking.filter(|item| item.metadata.deletion_timestamp.is_none());
         found.extend(
             living
-                .map(|item| item.name_any())
+                .map(ResourceExt::name_any)
                 .filter(|name| (&*kind, name.as_str()) != own)
                 .map(|name| format!("{kind}/{name}")),
         );

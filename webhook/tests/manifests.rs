@@ -82,7 +82,7 @@ fn every_kind_that_makes_pods_meets_webhook_and_policy() {
     // A policy without a binding judges nothing.
     let named = |kind: &str| -> BTreeSet<&str> {
         let documents = policy.split("\n---\n").filter(|document| document.contains(&format!("\nkind: {kind}\n")));
-        documents.flat_map(|document| document.lines().find_map(|line| line.strip_prefix("  name: "))).collect()
+        documents.filter_map(|document| document.lines().find_map(|line| line.strip_prefix("  name: "))).collect()
     };
     assert_eq!(named("ValidatingAdmissionPolicy"), named("ValidatingAdmissionPolicyBinding"));
     assert_eq!(named("ValidatingAdmissionPolicy").len(), policy.matches("validationActions: [Deny]").count());
