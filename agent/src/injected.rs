@@ -1,6 +1,8 @@
 //! What the agent reads from the record of its injection. The webhook writes the record and keeps all of it; here are only the
 //! fields that a running pod needs.
 
+use std::num::NonZeroU16;
+
 use serde::Deserialize;
 
 use crate::{
@@ -23,7 +25,7 @@ pub struct Injected {
     /// The container's stop signal, e.g. `SIGQUIT`.
     pub stop_signal: Option<StopSignal>,
     /// The agent's port.
-    pub port: Option<u16>,
+    pub port: Option<NonZeroU16>,
     /// The user's probes.
     pub probes: Option<Probes>,
     /// The user's lifecycle hooks.
@@ -78,7 +80,7 @@ mod tests {
         })
         .unwrap();
         assert_eq!(read.stop_signal.map(StopSignal::number), Some(37));
-        assert_eq!((read.port, read.termination_grace), (Some(9809), Some(60)));
+        assert_eq!((read.port, read.termination_grace), (NonZeroU16::new(9809), Some(60)));
         assert!(read.probes.is_some_and(|probes| probes.liveness.is_some() && probes.startup.is_none()));
         assert!(read.hooks.is_some_and(|hooks| hooks.pre_stop.is_some()));
     }

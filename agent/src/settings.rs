@@ -1,6 +1,6 @@
 //! The flags of `leader-agent`, and what they mean together with the environment that injection sets.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, num::NonZeroU16, path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -230,7 +230,7 @@ impl RunArguments {
             credentials_dir: self.credentials_dir,
             command: self.command,
             stop_signal: stop_signal.unwrap_or_default(),
-            port,
+            port: port.map(NonZeroU16::get),
             probes: probes.unwrap_or_default(),
             hooks: hooks.unwrap_or_default(),
             termination_grace: Duration::from_secs(termination_grace.unwrap_or(DEFAULT_TERMINATION_GRACE).into()),
