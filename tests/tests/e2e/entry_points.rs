@@ -136,7 +136,7 @@ fn container(specimen: &Specimen<'_>, image: &str, template: &Value) -> Result<V
 }
 
 /// What must be equal: all but the pod's name, what an elected app is told, and the order of variables, which the kubelet leaves
-/// to chance (it ranges over a map in `makeEnvironmentVariables`, pkg/kubelet/kubelet_pods.go).
+/// to chance (it ranges over a map in `makeEnvironmentVariables`, `pkg/kubelet/kubelet_pods.go`).
 fn comparable(mut process: Process) -> Process {
     process.environment.retain(|variable| !variable.starts_with("LEADER_") && !variable.starts_with("HOSTNAME="));
     process.environment.sort();
