@@ -60,7 +60,7 @@ pub(super) fn inject(
     }
     if !elected {
         warnings.push(format!(
-            "{}: nothing to inject: no Deployment is annotated with leader.io/id; annotate one, or give --id",
+            "{}: nothing to inject: no workload, pod or pod template is annotated with leader.io/id; annotate one, or give --id",
             file.name
         ));
     }
@@ -79,49 +79,19 @@ fn decide(object: &Value, defaults: &Defaults, source: &ImageSource) -> Result<O
 }
 
 /// Ejects what is injected and takes our annotations off. Returns warnings.
-pub(super) fn eject(file: &mut File) -> Result<Vec<String>, Error> {
+pub(super) fn eject(file: &mut File) -> Vec<String> {
     let mut warnings = Vec::new();
-    let mut refused = Vec::new();
     let mut found = false;
     each_object(file, |place, object| {
-        let before = object.clone();
-        if !is_workload(object) {
-            return;
-        }
-        take_annotations_off(object);
-        match decide(object, &Defaults { agent_image: String::new() }, &ImageSource::nobody()) {
-            Ok(outcome) => {
-                warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{place}: {warning}")));
-                *object = outcome.object;
-            }
-            Err(refusal) => refused.push(Refused { place: place.to_owned(), refusal }),
-        }
-        found |= *object != before;
+        let outcome = inject::off(object);
+        warnings.extend(outcome.warnings.into_iter().map(|warning| format!("{place}: {warning}")));
+        found |= outcome.object != *object;
+        *object = outcome.object;
     });
-    if !refused.is_empty() {
-        return Err(Error::Refused(refused));
-    }
     if !found {
-        warnings.push(format!("{}: nothing to eject: no workload is injected or annotated", file.name));
+        warnings.push(format!("{}: nothing to eject: no workload or pod is injected or annotated", file.name));
     }
-    Ok(warnings)
-}
-
-fn take_annotations_off(object: &mut Value) {
-    let is_ours = |key: &str| key.starts_with(names::PREFIX);
-    take_off(object.get_mut("metadata"), is_ours);
-    // The record is needed for ejecting, which takes it off.
-    take_off(object.pointer_mut("/spec/template/metadata"), |key| is_ours(key) && key != names::INJECTED);
-}
-
-fn take_off(metadata: Option<&mut Value>, is_ours: impl Fn(&str) -> bool) {
-    let Some(metadata) = metadata.and_then(Value::as_object_mut) else { return };
-    let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { return };
-    let before = annotations.len();
-    annotations.retain(|key, _| !is_ours(key));
-    if annotations.is_empty() && before > 0 {
-        metadata.shift_remove("annotations");
-    }
+    warnings
 }
 
 /// Writes what was asked for into the annotations of the workload that it is about.

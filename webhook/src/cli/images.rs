@@ -42,11 +42,6 @@ impl ImageSource {
         Ok(Self { registries, platforms })
     }
 
-    /// For what needs no image.
-    pub(super) fn nobody() -> Self {
-        Self { registries: None, platforms: Platforms::Linux }
-    }
-
     pub(super) fn ask(&self, request: &ImageRequest) -> ImageAnswer {
         let Some(registries) = &self.registries else { return ImageAnswer::NotAsked };
         let image = match Reference::parse(&request.image) {

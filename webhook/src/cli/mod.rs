@@ -207,7 +207,7 @@ pub fn run(
             let source = images::ImageSource::new(images)?;
             edit::inject(&mut file, &asked, &Defaults { agent_image: agent_image.clone() }, &source)?
         }
-        Command::Eject { .. } => edit::eject(&mut file)?,
+        Command::Eject { .. } => edit::eject(&mut file),
     };
     for warning in warnings {
         writeln!(stderr, "Warning: {warning}").map_err(Error::Write)?;

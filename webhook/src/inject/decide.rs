@@ -87,12 +87,12 @@ fn not_injected(object: &Value, kind: &str, root: Option<Root>) -> Refusal {
     Refusal::Kind { kind, template: root.map(Root::metadata) }
 }
 
-fn unchanged(object: &Value) -> Outcome {
+pub(super) fn unchanged(object: &Value) -> Outcome {
     Outcome { object: object.clone(), election: None, warnings: Vec::new(), audit: BTreeMap::new() }
 }
 
 /// The id is not on the workload.
-fn turned_off(object: &Value, old: Option<&Value>, root: Root, left: &[String]) -> Outcome {
+pub(super) fn turned_off(object: &Value, old: Option<&Value>, root: Root, left: &[String]) -> Outcome {
     let template = root.of_object(object);
     let mut outcome = unchanged(object);
     let live = old.and_then(|old| Record::of(root.of_object(old)).ok().flatten());

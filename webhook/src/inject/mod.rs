@@ -15,6 +15,7 @@ mod entry;
 mod handlers;
 mod json;
 mod keep;
+mod off;
 mod options;
 mod parts;
 mod patch;
@@ -32,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use decide::workload;
+pub use off::off;
 pub use patch::patch;
 pub use refusal::Refusal;
 

@@ -35,7 +35,9 @@ fn request(object: &Value, old: Option<&Value>) -> Option<ImageRequest> {
 /// A Deployment whose container is of `image` and has these fields, too.
 fn of_image(image: &str, fields: Value) -> Value {
     let mut container = json!({"name": "app", "image": image});
-    container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    if let Value::Object(fields) = fields {
+        container.as_object_mut().unwrap().extend(fields);
+    }
     deployment(
         &json!({"metadata": {"labels": {"app": "billing"}}, "spec": {"containers": [container]}}),
         Some("billing"),
@@ -307,13 +309,15 @@ fn a_stop_signal_that_is_not_known_is_said_unless_nobody_asks_registries() {
     assert!(record(&with(&no_longer, Some(&stated), &failed()).object).get("stopSignal").is_none());
 }
 
+/// A change of the container and of its record.
+type Change = fn(&mut Value, &mut Value);
+
 /// An arriving record is believed where it fits what stands around it: the agent starts what stands in the container.
 #[test]
 fn an_arriving_record_that_leaves_words_out_is_made_anew() {
     let image = facts(&["/entry"], &["serve"]);
     let object = tagged(json!({}));
     let injected = defaulted(&with(&object, None, &found(&image)).object);
-    type Change = fn(&mut Value, &mut Value);
     let changes: [(&str, Change); 6] = [
         ("args taken out of both", |app, record| {
             app.as_object_mut().unwrap().shift_remove("args");

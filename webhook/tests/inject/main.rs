@@ -28,7 +28,7 @@ fn done(object: &Value, old: Option<&Value>, agent_image: &str, facts: &Facts) -
     let decide = |facts: &Facts| workload(object, old, &Defaults { agent_image: agent_image.to_owned() }, facts);
     let decision = match decide(facts)? {
         Decision::NeedsImage(_) => decide(&Facts { image: Some(ImageAnswer::NotAsked), ..facts.clone() })?,
-        done => done,
+        done @ Decision::Done(_) => done,
     };
     match decision {
         Decision::Done(outcome) => Ok(outcome),

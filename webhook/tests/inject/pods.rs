@@ -1,6 +1,8 @@
 //! Pods, and pod templates that ask for an election themselves.
 
-use leader_webhook::inject::{Account, Decision, Defaults, Facts, ImageAnswer, ImageFacts, Outcome, patch, workload};
+use leader_webhook::inject::{
+    Account, Decision, Defaults, Facts, ImageAnswer, ImageFacts, Outcome, off, patch, workload,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -60,11 +62,9 @@ fn error(object: &Value) -> String {
     review(object, None).unwrap_err().to_string()
 }
 
-/// What the pod was before it was injected, as a workload around it would get it back.
+/// What the pod was before it asked for anything.
 fn ejected(pod: &Value) -> Value {
-    let mut around = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {}, "spec": {"template": pod}});
-    around["spec"]["template"]["metadata"]["annotations"].as_object_mut().unwrap().shift_remove("leader.io/id");
-    review(&around, None).unwrap().object["spec"]["template"].take()
+    off(pod).object
 }
 
 proptest! {
@@ -83,11 +83,9 @@ proptest! {
         let mut patched = pod.clone();
         json_patch::patch(&mut patched, &patch(&pod, &once)).unwrap();
         prop_assert_eq!(&patched, &once);
-        if account.is_none() {
-            let mut before = pod.clone();
-            before["metadata"]["annotations"].as_object_mut().unwrap().shift_remove("leader.io/id");
-            prop_assert_eq!(ejected(&once).to_string(), before.to_string());
-        }
+        let mut before = pod.clone();
+        before["metadata"]["annotations"].as_object_mut().unwrap().retain(|key, _| !key.starts_with("leader.io/"));
+        prop_assert_eq!(ejected(&once).to_string(), before.to_string());
 
         // As it is reviewed again, after the API server and its own plugins have had to do with it.
         let again = defaulted_pod(&once);
@@ -125,7 +123,9 @@ fn the_account_default_of_a_pod_counts_as_none() {
         (&spec["serviceAccountName"], &spec["serviceAccount"]),
         (&json!("leader-billing"), &json!("leader-billing"))
     );
-    assert_eq!(ejected(&outcome.object)["spec"], arriving["spec"]);
+    let ejected = off(&outcome.object);
+    assert_eq!(ejected.object["spec"], arriving["spec"]);
+    assert_eq!(ejected.warnings, ["leader election `billing` is off: the app runs in all pods at the same time"]);
 
     let in_use = Facts { default_account_in_use: true, ..Facts::default() };
     let outcome = done(&arriving, None, AGENT_IMAGE, &in_use).unwrap();
@@ -241,6 +241,28 @@ fn refusals_and_warnings_come_where_the_template_is_written() {
     let mut pod = pod(&plain(), Some("billing"));
     pod["spec"]["containers"][0]["env"] = json!([{"name": "LEADER_ID", "value": "x"}]);
     assert!(error(&pod).starts_with("spec.containers[0].env[0] uses the variable LEADER_ID"));
+}
+
+#[test]
+fn off_takes_everything_out_of_any_file() {
+    let mut both = deployment(&elected(&plain()), Some("billing"));
+    both["metadata"]["annotations"]["leader.io/stop-grace"] = "2s".into();
+    both["spec"]["template"]["metadata"]["annotations"]["leader.io/stop-grace"] = "2s".into();
+    let injected = inject(&both);
+    let plain_one = deployment(&plain(), None);
+    for object in [&both, &injected, &plain_one] {
+        assert_eq!(off(object).object, plain_one);
+        assert_eq!(off(object).election, None);
+    }
+    assert!(off(&plain_one).warnings.is_empty());
+    let said = "leader election `billing` is off: all 3 replicas run the app at the same time";
+    assert_eq!((off(&both).warnings, off(&injected).warnings), (vec![said.to_owned()], vec![said.to_owned()]));
+    for (version, kind) in [("batch/v1", "Job"), ("batch/v1", "CronJob"), ("example.com/v1", "Rollout")] {
+        assert_eq!(off(&owner(version, kind, &elected(&plain()))).object, owner(version, kind, &plain()));
+    }
+    // What is not about pods is not touched.
+    let service = json!({"kind": "Service", "metadata": {"annotations": {"leader.io/leader-only": "billing"}}});
+    assert_eq!(off(&service).object, service);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use leader_webhook::inject::{Facts, patch};
 use serde_json::{Value, json};
 
-fn snapshot(name: &str, object: &Value, facts: Facts) {
-    let outcome = super::done(object, None, super::AGENT_IMAGE, &facts).unwrap();
+fn snapshot(name: &str, object: &Value, facts: &Facts) {
+    let outcome = super::done(object, None, super::AGENT_IMAGE, facts).unwrap();
     let patch = patch(object, &outcome.object);
     let seen = json!({
         "patch": patch,
@@ -49,7 +49,7 @@ fn knative_controller() {
                 },
             },
         }),
-        Facts::default(),
+        &Facts::default(),
     );
 }
 
@@ -70,7 +70,7 @@ fn smallest() {
                 },
             },
         }),
-        Facts::default(),
+        &Facts::default(),
     );
 }
 
@@ -118,7 +118,7 @@ fn worker_with_sidecar() {
                 },
             },
         }),
-        Facts::default(),
+        &Facts::default(),
     );
 }
 
@@ -156,7 +156,7 @@ fn hardened_as_the_api_server_has_it() {
                 },
             },
         })),
-        Facts::default(),
+        &Facts::default(),
     );
 }
 
@@ -189,6 +189,6 @@ fn everything_risky() {
                 },
             },
         }),
-        Facts { default_account_in_use: true, ..Facts::default() },
+        &Facts { default_account_in_use: true, ..Facts::default() },
     );
 }
