@@ -132,8 +132,7 @@ pub(super) struct Place<'a>(
 );
 
 impl Cache {
-    pub(super) async fn look_up(&self, key: &Key) -> Lookup<'_> {
-        let now = Instant::now();
+    pub(super) async fn look_up(&self, key: &Key, now: Instant) -> Lookup<'_> {
         let look = |_: &Key, entry: &mut Entry| {
             let is_fresh = entry.until > now;
             if is_fresh { EntryAction::Retain(Arc::clone(&entry.facts)) } else { EntryAction::ReplaceWithGuard }
@@ -156,10 +155,75 @@ impl Cache {
 }
 
 impl Place<'_> {
-    pub(super) fn fill(self, facts: Facts) {
+    pub(super) fn fill(self, facts: Facts, now: Instant) {
         let lasts = if facts.is_ok() { TAG } else { FAILURE };
-        let entry = Entry { facts: Arc::new(facts), until: Instant::now() + lasts };
+        let entry = Entry { facts: Arc::new(facts), until: now + lasts };
         // Too heavy for the cache, or there already: then it is not kept.
         drop(self.0.insert(entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::Reference;
+
+    fn key(image: &str) -> Key {
+        Key::of(&Question { image: Reference::parse(image).unwrap(), credentials: vec![], platforms: Platforms::Linux })
+    }
+
+    fn facts(words: usize) -> ImageFacts {
+        ImageFacts { digest: "sha256:d".to_owned(), cmd: vec!["word".to_owned(); words], ..ImageFacts::default() }
+    }
+
+    async fn is_known(cache: &Cache, key: &Key, now: Instant) -> bool {
+        matches!(cache.look_up(key, now).await, Lookup::Known(_))
+    }
+
+    async fn fill(cache: &Cache, key: &Key, facts: Facts, now: Instant) {
+        match cache.look_up(key, now).await {
+            Lookup::Unknown(place) => place.fill(facts, now),
+            Lookup::Known(known) => panic!("{known:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn how_long_answers_last() {
+        let (cache, good, bad) = (Cache::default(), key("quay.io/good"), key("quay.io/bad"));
+        let now = Instant::now();
+        fill(&cache, &good, Ok(facts(1)), now).await;
+        fill(&cache, &bad, Err(Failure::Ended { host: "quay.io".to_owned() }), now).await;
+        assert!(is_known(&cache, &bad, now + FAILURE * 9 / 10).await);
+        assert!(!is_known(&cache, &bad, now + FAILURE).await);
+        assert!(is_known(&cache, &good, now + TAG * 9 / 10).await);
+        assert!(!is_known(&cache, &good, now + TAG).await);
+        // What a digest stands for does not change.
+        cache.keep(&good, facts(1));
+        assert_eq!(cache.content(&good, "sha256:d"), Some(facts(1)));
+    }
+
+    #[tokio::test]
+    async fn a_place_that_was_left_is_the_next_ones() {
+        let (cache, key, now) = (Cache::default(), key("quay.io/app"), Instant::now());
+        let Lookup::Unknown(place) = cache.look_up(&key, now).await else { panic!("nobody has asked") };
+        let (waiting, ()) = tokio::join!(is_known(&cache, &key, now), async { drop(place) });
+        assert!(!waiting);
+        fill(&cache, &key, Ok(facts(1)), now).await;
+        assert!(is_known(&cache, &key, now).await);
+    }
+
+    #[tokio::test]
+    async fn there_is_a_bound() {
+        let (cache, now) = (Cache::default(), Instant::now());
+        for number in 0..10_000 {
+            let key = key(&format!("quay.io/app:{number}"));
+            fill(&cache, &key, Ok(facts(100)), now).await;
+            cache.keep(&key, facts(100));
+        }
+        assert!(cache.answers.weight() <= BYTES && cache.contents.weight() <= BYTES);
+        // One that would not leave room for others is not kept at all.
+        let large = key("quay.io/large");
+        fill(&cache, &large, Ok(facts(1_000_000)), now).await;
+        assert!(!is_known(&cache, &large, now).await && cache.answers.weight() <= BYTES);
     }
 }

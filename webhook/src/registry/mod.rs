@@ -94,14 +94,14 @@ impl Registries {
 
     async fn answer(&self, question: &Question) -> Answer {
         let key = Key::of(question);
-        let place = match self.cache.look_up(&key).await {
+        let place = match self.cache.look_up(&key, Instant::now()).await {
             Lookup::Known(facts) => return Answer { facts, was_asked: false },
             Lookup::Unknown(place) => place,
         };
         let work = tokio::time::timeout(LONGEST, self.ask(question, &key));
         let slow = |_| Err(Failure::Slow { host: question.image.host().to_owned(), limit: LONGEST });
         let facts = work.await.unwrap_or_else(slow);
-        place.fill(facts.clone());
+        place.fill(facts.clone(), Instant::now());
         Answer { facts, was_asked: true }
     }
 

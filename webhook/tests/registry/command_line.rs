@@ -1,11 +1,18 @@
 //! `kubectl leader inject` as a person runs it, on a workload whose entry point is in its image.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     process::{Command, Output, Stdio},
 };
 
+use leader_certs::authority::Authority;
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 
 use crate::server::Registry;
 
@@ -20,9 +27,17 @@ fn deployment(image: &str) -> String {
 
 /// Runs beside the registry, which is in this process.
 async fn leader(arguments: &[&str], image: &str, docker: &Path) -> Output {
+    leader_in(&[], arguments, image, docker).await
+}
+
+/// The same with variables set.
+async fn leader_in(variables: &[(&str, &str)], arguments: &[&str], image: &str, docker: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-leader"));
     command.args(["inject", "-f", "-", "-o", "json"]).args(arguments).env("DOCKER_CONFIG", docker);
-    command.env_remove("LEADER_OFFLINE").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for name in ["LEADER_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let text = deployment(image);
     let run = move || {
         let mut child = command.spawn().unwrap();
@@ -101,4 +116,52 @@ async fn offline_nobody_is_asked() {
 
     let options = leader(&["--registry-ca", "/nowhere/ca.pem"], &image, docker.path()).await;
     assert!(failure(&options).contains("/nowhere/ca.pem"), "{options:?}");
+}
+
+/// A proxy that lets through what comes with this authorization, and tells for whom it was asked.
+async fn proxy(to: SocketAddr) -> (SocketAddr, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.unwrap());
+            }
+            sender.send(String::from_utf8(head).unwrap()).unwrap();
+            let mut server = TcpStream::connect(to).await.unwrap();
+            client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            tokio::spawn(async move { drop(copy_bidirectional(&mut client, &mut server).await) });
+        }
+    });
+    (address, receiver)
+}
+
+#[tokio::test]
+async fn proxies_are_used_as_the_variables_say() {
+    let authority = Authority::generate(jiff::Timestamp::now()).unwrap();
+    let registry = Registry::start_tls(&authority).await;
+    registry.put_image("app", Some("1"), &json!({ "Entrypoint": ["/app"] }));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ca.pem");
+    std::fs::write(&file, authority.certificate()).unwrap();
+    let (address, mut asked) = proxy(registry.address).await;
+    let image = format!("localhost:{}/app:1", registry.address.port());
+    let trusting = ["--registry-ca", file.to_str().unwrap()];
+    let through = format!("http://user:password@{address}");
+    let output = leader_in(&[("HTTPS_PROXY", &through)], &trusting, &image, folder.path()).await;
+    assert_eq!(words(&output).0, json!(["/leader/agent", "run", "--", "/app"]));
+    let head = asked.try_recv().unwrap();
+    assert!(head.starts_with(&format!("CONNECT localhost:{} HTTP/1.1\r\n", registry.address.port())), "{head}");
+    assert!(head.contains("Basic dXNlcjpwYXNzd29yZA=="), "{head}");
+
+    let variables = [("HTTPS_PROXY", through.as_str()), ("NO_PROXY", "localhost")];
+    words(&leader_in(&variables, &trusting, &image, folder.path()).await);
+    let nobody = leader_in(&[("HTTPS_PROXY", "http://127.0.0.1:1")], &trusting, &image, folder.path()).await;
+    assert!(failure(&nobody).contains("through the proxy: Connection refused"), "{nobody:?}");
+    let odd = leader_in(&[("HTTPS_PROXY", "https://127.0.0.1:1")], &trusting, &image, folder.path()).await;
+    assert!(failure(&odd).contains("a proxy that speaks https is not supported"), "{odd:?}");
+    assert!(asked.try_recv().is_err(), "NO_PROXY is not heeded");
 }
