@@ -5,7 +5,7 @@
 
 mod client;
 mod echo;
-#[path = "../manifests.rs"]
+#[path = "../manifests/mod.rs"]
 mod manifests;
 mod measure;
 mod server;

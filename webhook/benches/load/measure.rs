@@ -55,7 +55,7 @@ pub(crate) async fn peak(server: &Server, body: String, length: Duration) -> any
     busy(&open, &body, WARM_UP).await?;
     let (started, used) = (Instant::now(), server.processor_time()?);
     let (count, answer_bytes) = busy(&open, &body, length).await?;
-    let (took, used) = (started.elapsed(), server.processor_time()? - used);
+    let (took, used) = (started.elapsed(), server.processor_time()?.saturating_sub(used));
     #[allow(clippy::cast_precision_loss)] // It stays far below 2^52.
     let count = count as f64;
     Ok(Round { rate: count / took.as_secs_f64(), processor_micros: used.as_secs_f64() * 1e6 / count, answer_bytes })

@@ -87,7 +87,7 @@ impl Server {
         Connection::open(self.address, &self.authority).await
     }
 
-    /// Its memory, as proc_pid_status(5) has it.
+    /// Its memory, as `proc_pid_status(5)` has it.
     pub(crate) fn memory(&self) -> anyhow::Result<Memory> {
         let status = self.proc("status")?;
         let field = |name: &str| {
@@ -98,7 +98,7 @@ impl Server {
         Ok(Memory { now: field("VmRSS")?, highest: field("VmHWM")? })
     }
 
-    /// The processor time that it has used, as proc_pid_stat(5) has it.
+    /// The processor time that it has used, as `proc_pid_stat(5)` has it.
     pub(crate) fn processor_time(&self) -> anyhow::Result<Duration> {
         let stat = self.proc("stat")?;
         // The name, in parentheses, may hold anything; utime and stime are the 14th and 15th field, the name is the 2nd.

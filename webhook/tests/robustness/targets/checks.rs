@@ -194,7 +194,12 @@ fn list(value: &Value) -> &[Value] {
 
 /// The same bytes, key order included.
 fn assert_same(found: &Value, expected: &Value, made_of: &Value) {
-    if found.to_string() != expected.to_string() {
-        panic!("found\n{}\nexpected\n{}\nmade of\n{}", shown(found), shown(expected), shown(made_of));
-    }
+    let bytes = |value: &Value| serde_json::to_vec(value).expect("a value is JSON");
+    assert!(
+        bytes(found) == bytes(expected),
+        "found\n{}\nexpected\n{}\nmade of\n{}",
+        shown(found),
+        shown(expected),
+        shown(made_of)
+    );
 }

@@ -4,7 +4,7 @@
 mod bytes;
 mod checks;
 mod judge;
-#[path = "../../../benches/manifests.rs"]
+#[path = "../../../benches/manifests/mod.rs"]
 mod manifests;
 mod recipe;
 

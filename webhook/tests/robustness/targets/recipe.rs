@@ -272,7 +272,7 @@ fn descend<'a>(mut node: &'a mut Value, bytes: &mut Bytes<'_>) -> &'a mut Value 
             Value::Array(list) => list.len(),
             _ => 0,
         };
-        if step % 3 == 0 || length == 0 {
+        if step.is_multiple_of(3) || length == 0 {
             return node;
         }
         let at = usize::from(step / 3) % length;
@@ -318,7 +318,8 @@ fn value(bytes: &mut Bytes<'_>) -> Value {
         kind => {
             let from = if kind == 10 { &*PLAIN } else { &*INJECTED };
             let from = bytes.choose(from);
-            from.pointer(*bytes.choose::<&str>(&PARTS)).cloned().unwrap_or_default()
+            let place = *bytes.choose(&PARTS);
+            from.pointer(place).cloned().unwrap_or_default()
         }
     }
 }

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use serde_json::{Value, json};
 
 /// A Deployment with nothing but what the API demands.
-pub(crate) static SMALL: LazyLock<Value> = LazyLock::new(|| parsed(include_str!("manifests/small.json")));
+pub(crate) static SMALL: LazyLock<Value> = LazyLock::new(|| parsed(include_str!("small.json")));
 /// A Deployment as a cluster holds it: defaults, probes, hooks, a sidecar, what one field manager owns; about 6 kB.
-pub(crate) static MEDIAN: LazyLock<Value> = LazyLock::new(|| parsed(include_str!("manifests/median.json")));
+pub(crate) static MEDIAN: LazyLock<Value> = LazyLock::new(|| parsed(include_str!("median.json")));
 /// The median one with as many containers as make it 200 kB.
 pub(crate) static LARGE: LazyLock<Value> = LazyLock::new(|| {
     const SIZE: usize = 200_000;
