@@ -13,7 +13,7 @@ use hyper::{
 };
 use tokio::net::UnixStream;
 
-use crate::probes::{client::http1, prober::Question, routes, server::socket_path};
+use crate::probes::{client::http1, interface::Question, routes, server::socket_path};
 
 /// An answer is one line.
 const BODY: usize = 16 * 1024;

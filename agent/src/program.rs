@@ -10,7 +10,7 @@ use crate::{
     guard::{self, GuardOptions, HeldSignals, START_FAILED},
     install::install,
     log, names,
-    probes::prober::Question,
+    probes::interface::Question,
     run,
     settings::{Arguments, Command, HookName, RunArguments, outside_identity},
 };

@@ -24,7 +24,8 @@ use crate::{
     names::env,
     probes::{
         connect::Target,
-        prober::{Order, Prober},
+        interface::Order,
+        prober::Prober,
         routes,
         server::{Server, ServerError},
     },

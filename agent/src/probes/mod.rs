@@ -12,6 +12,7 @@ pub mod connect;
 pub mod gate;
 pub mod grpc;
 pub mod http;
+pub mod interface;
 pub mod prober;
 pub mod routes;
 pub mod server;

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Kind,
-    prober::{Answer, Ask, Question},
+    interface::{Answer, Ask, Question},
     server::Origin,
 };
 use crate::clock;
