@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 
 use super::{
     auth,
@@ -13,7 +13,7 @@ use super::{
     manifest::{self, LONGEST_CONFIG, LONGEST_MANIFEST, Manifest, Variant},
     platform::{Platform, Platforms},
     reference::{Reference, is_digest},
-    transport::{self, Transport},
+    transport::{Document, Transport},
 };
 use crate::inject::ImageFacts;
 
@@ -23,7 +23,7 @@ const AT_ONCE: usize = 4;
 /// A manifest as the registry has it now.
 pub(super) struct Head {
     digest: String,
-    body: Bytes,
+    body: Document,
     media: Option<String>,
 }
 
@@ -92,20 +92,26 @@ impl Session<'_> {
 
     /// The facts about the image whose manifest `head` is, for all of its variants for `platforms`.
     pub(super) async fn facts(&self, head: Head, platforms: &Platforms) -> Result<ImageFacts, Failure> {
-        let variants = match manifest::parse(self.image.host(), &head.body, head.media.as_deref())? {
-            Manifest::Image(config) => return self.configuration(&config, head.digest).await,
+        let Head { digest, body, media } = head;
+        let parsed = manifest::parse(self.image.host(), &body, media.as_deref())?;
+        // Its place is for the variants.
+        drop(body);
+        let variants = match parsed {
+            Manifest::Image(config) => return self.configuration(&config, digest).await,
             Manifest::Index(variants) => manifest::pick(&variants, platforms)?,
         };
         let named: Vec<Option<Platform>> = variants.iter().map(|variant| variant.platform.clone()).collect();
-        let asked: Vec<_> = variants.iter().map(|variant| self.variant(variant, &head.digest)).collect();
+        let asked: Vec<_> = variants.iter().map(|variant| self.variant(variant, &digest)).collect();
         let found: Vec<ImageFacts> = stream::iter(asked).buffered(AT_ONCE).try_collect().await?;
         let found = named.into_iter().zip(found).collect();
         agreed(found).unwrap_or_else(|| Err(Failure::Ended { host: self.image.host().to_owned() }))
     }
 
     async fn variant(&self, variant: &Variant, digest: &str) -> Result<ImageFacts, Failure> {
-        let head = self.manifest(&variant.digest, Some(&variant.digest)).await?;
-        match manifest::parse(self.image.host(), &head.body, head.media.as_deref())? {
+        let Head { body, media, .. } = self.manifest(&variant.digest, Some(&variant.digest)).await?;
+        let parsed = manifest::parse(self.image.host(), &body, media.as_deref())?;
+        drop(body);
+        match parsed {
             Manifest::Image(config) => self.configuration(&config, digest.to_owned()).await,
             Manifest::Index(_) => Err(Failure::MediaType {
                 host: self.image.host().to_owned(),
@@ -125,7 +131,7 @@ impl Session<'_> {
             |name| response.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
         let (media, said) =
             (text(header::CONTENT_TYPE), text(header::HeaderName::from_static("docker-content-digest")));
-        let body = transport::body(response, host, what, LONGEST_MANIFEST).await?;
+        let body = self.transport.read(response, host, what, LONGEST_MANIFEST).await?;
         // By tag there is only the registry's own word: https://github.com/opencontainers/distribution-spec, "Pulling manifests".
         let said = said.filter(|said| is_digest(said));
         let expected = digest.or(said.as_deref());
@@ -141,7 +147,7 @@ impl Session<'_> {
             return Err(self.no_digest("manifest"));
         }
         let response = self.get(&format!("blobs/{digest}"), "*/*").await?;
-        let body = transport::body(response, host, what, LONGEST_CONFIG).await?;
+        let body = self.transport.read(response, host, what, LONGEST_CONFIG).await?;
         manifest::verify(host, what, &body, digest)?;
         manifest::facts(host, &body, of)
     }

@@ -10,6 +10,7 @@ use std::{
     fs,
     future::Future,
     io,
+    ops::Deref,
     path::PathBuf,
     pin::Pin,
     sync::Arc,
@@ -19,7 +20,7 @@ use std::{
 
 use clap::Args;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, uri::Scheme};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Collected, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
@@ -37,7 +38,10 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, pem::PemObject},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tower_service::Service;
 
 use super::{failure::Failure, reference::is_domain};
@@ -48,6 +52,10 @@ const REDIRECTS: usize = 10;
 const CONNECT: Duration = Duration::from_secs(3);
 /// Connections are kept for the next request of the same look-up.
 const IDLE: Duration = Duration::from_secs(5);
+/// The largest body that any number of look-ups may have in memory. Manifests and configurations are a few kB.
+const SMALL: usize = 256 * 1024;
+/// How many larger ones there are at once. As values, one of 4 MiB takes up to 40.
+const LARGE_AT_ONCE: usize = 4;
 const AGENT: &str = concat!("leader.io/", env!("CARGO_PKG_VERSION"));
 
 /// How registries are reached. `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are heeded as by curl.
@@ -93,6 +101,21 @@ pub enum OptionsError {
 pub(super) struct Transport {
     client: legacy::Client<HttpsConnector<Route>, Full<Bytes>>,
     plain_http: BTreeSet<String>,
+    large: Arc<Semaphore>,
+}
+
+/// A body that was read. It keeps its place among the large ones until it is dropped.
+pub(super) struct Document {
+    bytes: Vec<u8>,
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl Deref for Document {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Transport {
@@ -120,7 +143,7 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .build(connector);
-        Ok(Self { client, plain_http })
+        Ok(Self { client, plain_http, large: Arc::new(Semaphore::new(LARGE_AT_ONCE)) })
     }
 
     /// The scheme that a registry is spoken to with.
@@ -163,6 +186,27 @@ impl Transport {
         self.send(request).await
     }
 
+    /// Reads a body, and no further than `limit`. However many are read, they do not fill the memory.
+    pub(super) async fn read(
+        &self,
+        response: Response<Incoming>,
+        from: &str,
+        what: &'static str,
+        limit: usize,
+    ) -> Result<Document, Failure> {
+        let mut body = Limited::new(response.into_body(), limit);
+        let mut document = Document { bytes: Vec::new(), place: None };
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| unread(error.as_ref(), from, what, limit))?;
+            let Ok(data) = frame.into_data() else { continue };
+            if document.place.is_none() && document.bytes.len() + data.len() > SMALL {
+                document.place = Arc::clone(&self.large).acquire_owned().await.ok();
+            }
+            document.bytes.extend_from_slice(&data);
+        }
+        Ok(document)
+    }
+
     async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
         request.headers_mut().insert(header::USER_AGENT, HeaderValue::from_static(AGENT));
         let uri = request.uri().clone();
@@ -185,11 +229,15 @@ pub(super) async fn body(
     what: &'static str,
     limit: usize,
 ) -> Result<Bytes, Failure> {
-    match Limited::new(response.into_body(), limit).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Failure::TooLong { host: from.to_owned(), what, limit }),
-        Err(error) => Err(Failure::Broken { host: from.to_owned(), reason: deepest(error.as_ref()) }),
+    let body = Limited::new(response.into_body(), limit).collect().await;
+    body.map(Collected::to_bytes).map_err(|error| unread(error.as_ref(), from, what, limit))
+}
+
+fn unread(error: &(dyn Error + Send + Sync + 'static), from: &str, what: &'static str, limit: usize) -> Failure {
+    if error.is::<LengthLimitError>() {
+        return Failure::TooLong { host: from.to_owned(), what, limit };
     }
+    Failure::Broken { host: from.to_owned(), reason: deepest(error) }
 }
 
 fn is_same_server(one: &Uri, other: &Uri) -> bool {

@@ -32,13 +32,16 @@ async fn leader(arguments: &[&str], image: &str, docker: &Path) -> Output {
 
 /// The same with variables set.
 async fn leader_in(variables: &[(&str, &str)], arguments: &[&str], image: &str, docker: &Path) -> Output {
+    leader_on(deployment(image), variables, arguments, docker).await
+}
+
+async fn leader_on(text: String, variables: &[(&str, &str)], arguments: &[&str], docker: &Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kubectl-leader"));
     command.args(["inject", "-f", "-", "-o", "json"]).args(arguments).env("DOCKER_CONFIG", docker);
     for name in ["LEADER_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"] {
         command.env_remove(name);
     }
     command.envs(variables.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let text = deployment(image);
     let run = move || {
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes()).unwrap();
@@ -78,6 +81,13 @@ async fn entry_points_come_from_the_registry() {
     let injected = leader(&plain, &image, docker.path()).await;
     let command = json!(["/leader/agent", "run", "--", "/app"]);
     assert_eq!(words(&injected), (command, json!(["serve"])));
+
+    // One after the other, from the same registry.
+    registry.put_image("team/other", Some("1"), &json!({ "Entrypoint": ["/other"] }));
+    let list = format!("{}\n---\n{}", deployment(&image), deployment(&format!("{host}/team/other:1")));
+    let both = leader_on(list, &[], &plain, docker.path()).await;
+    let printed = String::from_utf8(both.stdout).unwrap();
+    assert!(printed.contains("\"/app\"") && printed.contains("\"/other\""), "{printed}");
 
     write(json!({ "auths": { host.clone(): {} }, "credsStore": "desktop" }));
     let helped = leader(&plain, &image, docker.path()).await;

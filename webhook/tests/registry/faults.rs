@@ -6,12 +6,13 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use futures::future::join_all;
 use leader_webhook::registry::{Options, Registries};
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::{
-    BUDGET, ask, question, reason, registries,
+    BUDGET, ask, found, question, reason, registries,
     server::{CONFIG, INDEX, MANIFEST, Registry, digest_header, endless, json_answer, silent},
 };
 
@@ -87,6 +88,25 @@ async fn bodies_without_end() {
         registry.answer("/manifests/", || (StatusCode::BAD_GATEWAY, endless("text/html").into_body()).into_response());
     });
     assert_eq!(page.await, "HOST answered 502 Bad Gateway when asked for HOST/app:1");
+}
+
+#[tokio::test]
+async fn many_large_ones_are_read_one_after_the_other() {
+    let registry = good().await;
+    // An index and its configuration, each of 300 kB: both need a place.
+    let padding = "x".repeat(300_000);
+    for number in 0..12 {
+        let config = json!({ "Cmd": ["/app"], "Labels": { "padding": padding } });
+        let image = registry.put_image("app", None, &config);
+        let entry =
+            json!({ "mediaType": MANIFEST, "digest": image, "platform": { "os": "linux", "architecture": "amd64" } });
+        let index = json!({ "mediaType": INDEX, "manifests": [entry], "annotations": { "padding": padding } });
+        registry.put_manifest("app", Some(&format!("large-{number}")), INDEX, &index);
+    }
+    let registries = registries(&[&registry]);
+    let images = (0..12).map(|number| format!("{}/app:large-{number}", registry.host()));
+    let answers = join_all(images.map(|image| ask(&registries, question(&image)))).await;
+    assert!(answers.into_iter().all(|answer| found(answer).cmd == ["/app"]));
 }
 
 #[tokio::test]
