@@ -83,13 +83,18 @@ fn leader(words: &[&str], text: &str) -> Result<String> {
     Ok(String::from_utf8(printed)?)
 }
 
-/// The objects in what kubectl or the command line prints.
+/// The objects in what kubectl or the command line prints: one after the other, or in a list.
 fn objects(text: &str) -> Result<Vec<Value>> {
-    let mut value: Value = serde_json::from_str(text)?;
-    if value["kind"] == "List" {
-        return Ok(value["items"].as_array_mut().map(std::mem::take).unwrap_or_default());
+    let mut objects = Vec::new();
+    for value in serde_json::Deserializer::from_str(text).into_iter() {
+        let mut value: Value = value?;
+        if value["kind"] == "List" {
+            objects.append(value["items"].as_array_mut().context("a list without items")?);
+        } else {
+            objects.push(value);
+        }
     }
-    Ok(vec![value])
+    Ok(objects)
 }
 
 /// Where the pod template of an object is, or the pod itself.
@@ -314,8 +319,9 @@ fn without_empty(value: &Value) -> Value {
 #[test]
 fn corpus_of_refusals_is_refused() -> Result<()> {
     Stage::bare("corpus-refused", &[], |stage| {
+        accounts(&stage.namespace, &BTreeSet::from(["debugged".to_owned()]))?;
         for (name, text) in files(&folder().join("refused"), "")? {
-            let reason = text.lines().next().and_then(|line| line.strip_prefix("# refused: ")).context("no reason")?;
+            let reason = text.lines().next().and_then(|line| line.split_once(": ")).context("no reason")?.1;
             let create = stage.namespace.kubectl(&["create", "--dry-run=server", "-f", "-"]);
             let said = create.input(&*text).output()?;
             ensure!(!said.success(), "{name} was let through: {}", said.stdout);

@@ -64,3 +64,19 @@ fn pod_of(object: &Value) -> Option<&'static str> {
 fn id(metadata: &Value) -> Option<&str> {
     metadata["annotations"][names::ID].as_str()
 }
+
+/// The object without our annotations, those on its pod template too. A map that held nothing else goes as well.
+fn plain(object: &Value) -> Value {
+    let mut object = object.clone();
+    for holder in ["", pod_of(&object).unwrap_or_default()] {
+        let metadata = object.pointer_mut(&format!("{holder}/metadata")).and_then(Value::as_object_mut);
+        let Some(metadata) = metadata else { continue };
+        let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) else { continue };
+        let before = annotations.len();
+        annotations.retain(|key, _| !key.starts_with(names::PREFIX));
+        if annotations.is_empty() && before > 0 {
+            metadata.shift_remove("annotations");
+        }
+    }
+    object
+}

@@ -1,12 +1,12 @@
 //! Writes of whole manifests: client-side apply, server-side apply by one and by two managers, replace.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use leader_tests::command::Output;
 use serde_json::Value;
 
-use super::manifest::{Edits, Expected, base};
-use super::pair::{Pair, Side};
-use super::table::Group;
+use super::manifest::{Edits, Expected, MAIN, base};
+use super::pair::{Pair, Side, container, eject};
+use super::table::{Group, Outcome};
 use super::{Run, image, pair_of, send_all};
 use crate::stage::Stage;
 
@@ -79,9 +79,7 @@ fn managers(stage: &Stage, pair: &Pair<'_>, group: &mut Group, handlers: bool) -
     other["spec"]["template"]["spec"]["containers"][0]["image"] = format!("{}-next", image(stage)?).into();
     let mut dropped = other.clone();
     let main = &mut dropped["spec"]["template"]["spec"]["containers"][0];
-    for key in ["livenessProbe", "lifecycle", "args"] {
-        main.as_object_mut().map(|main| main.shift_remove(key));
-    }
+    main.as_object_mut().map(|main| main.shift_remove("args"));
     start(pair, CLIENT_SIDE, &manifest)?;
     let mut row = |what: &str, expected, verb: &'static [&'static str], manifest: &Value| {
         pair.row(group, what, expected, &|side| side.send(verb, manifest));
@@ -100,5 +98,32 @@ fn managers(stage: &Stage, pair: &Pair<'_>, group: &mut Group, handlers: bool) -
     row("client-side apply again", Expected::Nothing, CLIENT_SIDE, &manifest);
     row("replace after all of it", Expected::AsPlain, REPLACE, &manifest);
     row("replace again", Expected::Nothing, REPLACE, &manifest);
+    if handlers {
+        taken_by_force(pair, group, &manifest);
+    }
     Ok(())
+}
+
+/// What is stored in a handler's place is the agent's, so a second manager that asks for the user's is in conflict with what the
+/// first one asked for as well, and by force it becomes the only owner. Without leader both own it then, and what one of
+/// them drops stays; here it goes.
+fn taken_by_force(pair: &Pair<'_>, group: &mut Group, manifest: &Value) {
+    let mut dropped = manifest.clone();
+    let main = &mut dropped["spec"]["template"]["spec"]["containers"][0];
+    main.as_object_mut().map(|main| main.shift_remove("livenessProbe"));
+    pair.row(group, "a second manager takes the handlers by force", Expected::Nothing, &|side| {
+        side.send(SECOND_FORCED, manifest)
+    });
+    group.row("it drops one, which goes although the first wants it", || {
+        let elected = pair.elected();
+        let before = elected.settled()?;
+        let said = elected.send(SECOND_FORCED, &dropped)?;
+        ensure!(said.success(), "{}", said.stderr);
+        let after = elected.settled()?;
+        ensure!(after.rolled_since(&before), "did not roll out");
+        let ejected = eject(&after.object)?;
+        let probe = &container(&ejected["spec"]["template"]["spec"], MAIN)?["livenessProbe"];
+        ensure!(probe.is_null(), "the probe is {probe}");
+        Ok(Outcome::RolledOut)
+    });
 }

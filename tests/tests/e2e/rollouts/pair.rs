@@ -60,42 +60,31 @@ impl Side<'_> {
         self.namespace.get(&[&self.object])
     }
 
-    /// The newest revision, and the names of all.
-    fn revisions(&self, object: &Value) -> Result<(u64, Vec<String>)> {
-        let sets = object["kind"] == "Deployment";
-        let kind = if sets { "replicasets" } else { "controllerrevisions" };
-        let list = self.namespace.get(&[kind])?;
-        let owned = list["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|item| item["metadata"]["ownerReferences"][0]["uid"] == object["metadata"]["uid"]);
-        let mut names = Vec::new();
-        let mut last = 0;
-        for item in owned {
-            names.push(item["metadata"]["name"].as_str().unwrap_or_default().to_owned());
-            let revision = if sets {
-                let annotation = &item["metadata"]["annotations"]["deployment.kubernetes.io/revision"];
-                annotation.as_str().and_then(|text| text.parse().ok())
-            } else {
-                item["revision"].as_u64()
-            };
-            last = last.max(revision.unwrap_or_default());
-        }
-        names.sort();
-        Ok((last, names))
-    }
-
     /// The workload once its controller has seen the last write.
     pub(super) fn settled(&self) -> Result<Seen> {
+        let revisions = if self.object.starts_with("deployment/") { "replicasets" } else { "controllerrevisions" };
+        let kinds = format!("{},{revisions}", self.object.split('/').next().unwrap_or_default());
         wait::until("the controller to see the write", Duration::from_secs(60), || {
-            let object = self.get()?;
+            // Both at once: kubectl is what takes the time.
+            let mut list = self.namespace.get(&[&kinds])?;
+            let mut items = list["items"].as_array_mut().map(std::mem::take).context("a list without items")?;
+            let at = items.iter().position(|item| item["metadata"]["name"] == NAME).context("it is not there")?;
+            let object = items.swap_remove(at);
             let (stored, seen) = (&object["metadata"]["generation"], &object["status"]["observedGeneration"]);
             ensure!(stored == seen, "generation {stored} is stored, {seen} was seen");
-            let (newest, all) = self.revisions(&object)?;
-            Ok(Seen { object, newest, all })
+            items.retain(|item| item["metadata"]["ownerReferences"][0]["uid"] == object["metadata"]["uid"]);
+            let mut all: Vec<String> =
+                items.iter().filter_map(|item| item["metadata"]["name"].as_str().map(str::to_owned)).collect();
+            all.sort();
+            Ok(Seen { newest: items.iter().filter_map(revision).max().unwrap_or_default(), all, object })
         })
     }
+}
+
+/// The number of a revision: a ReplicaSet has it as an annotation.
+fn revision(item: &Value) -> Option<u64> {
+    let annotation = &item["metadata"]["annotations"]["deployment.kubernetes.io/revision"];
+    item["revision"].as_u64().or_else(|| annotation.as_str()?.parse().ok())
 }
 
 /// What is there after a write.
@@ -121,8 +110,8 @@ pub(super) struct Pair<'a> {
     stage: &'a Stage,
     twin: &'a Namespace<'static>,
     object: String,
-    /// The agent's image that the webhook injects now.
-    pub(super) agent: String,
+    /// The agent's image that the webhook injects.
+    agent: String,
 }
 
 impl<'a> Pair<'a> {
@@ -189,18 +178,21 @@ impl<'a> Pair<'a> {
         if !rolled {
             ensure!(elected_after.template() == elected_before.template(), "in the template {}", differs());
         }
-        self.same_content()?;
+        self.compare(&elected_after.object, &plain_after.object)?;
         Ok(if rolled { Outcome::RolledOut } else { Outcome::Unchanged })
     }
 
     /// The elected workload is injected, and its user reads what the twin's user reads.
     pub(super) fn same_content(&self) -> Result<()> {
-        let (plain, elected) = (self.plain().get()?, self.elected().get()?);
-        self.injected(&elected, &plain)?;
-        let ejected = eject(&elected)?;
+        self.compare(&self.elected().get()?, &self.plain().get()?)
+    }
+
+    fn compare(&self, elected: &Value, plain: &Value) -> Result<()> {
+        self.injected(elected, plain)?;
+        let ejected = eject(elected)?;
         let (ours, theirs) = (&ejected["spec"]["template"], &plain["spec"]["template"]);
         ensure!(ours == theirs, "ejected, against the twin: {}", differences(theirs, ours));
-        let (ours, theirs) = (annotations(&ejected), annotations(&plain));
+        let (ours, theirs) = (annotations(&ejected), annotations(plain));
         ensure!(ours == theirs, "annotations, ejected, against the twin: {}", differences(&theirs, &ours));
         Ok(())
     }

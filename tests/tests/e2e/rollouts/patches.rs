@@ -111,7 +111,7 @@ fn rows(stage: &Stage, pair: &Pair<'_>, group: &mut Group, handlers: bool) -> Re
         "json: command",
         Rollout,
         "json",
-        json!([{"op": "replace", "path": path("command"), "value": ["/ledger-writer"]}]),
+        json!([{"op": "replace", "path": path("command"), "value": ["/ledger-writer", "json"]}]),
     );
     row("json: a variable first", Rollout, "json", {
         json!([{"op": "add", "path": path("env/0"), "value": {"name": "ZERO", "value": "0"}}])
