@@ -7,7 +7,8 @@ use leader_agent::names;
 use serde_json::Value;
 
 use super::{
-    Account, Defaults, Election, Facts, ImageAnswer, ImageFacts, Outcome, Refusal, account,
+    Account, Defaults, Election, Facts, ImageAnswer, ImageFacts, Outcome, Refusal,
+    account::{self, account_of},
     advice::{self, View},
     check,
     elect::inject,
@@ -15,7 +16,7 @@ use super::{
     handlers::Way,
     json::annotation,
     options::{self, Asked, Holder},
-    record::Record,
+    record::{AccountMode, Record},
     root::Root,
     shape,
 };
@@ -56,6 +57,9 @@ pub(super) fn ahead(
     outcome.warnings.extend(advice::new_risks(&now, known.as_ref(), &options, facts));
     if before.is_none() {
         outcome.warnings.push(advice::in_pods(root.metadata()));
+        if account == AccountMode::Keep && options.account.is_none() {
+            outcome.warnings.push(advice::kept_account(account_of(&template["spec"]), options.id.as_str()));
+        }
     }
     let audit = [("action", "left-to-pods"), ("id", options.id.as_str()), ("container", chosen.name)];
     outcome.audit.extend(audit.map(|(name, value)| (name.to_owned(), value.to_owned())));

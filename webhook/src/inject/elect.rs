@@ -100,10 +100,10 @@ impl Case<'_> {
         warnings.extend(entry.warnings.iter().cloned());
         let image = text(chosen.container, "image").unwrap_or_default();
         let is_known = live.is_some_and(|live| live_before && live.knows(image).is_some());
-        if entry.is_from_image(options) && !entry::has_digest(image) && !is_known {
+        if entry.is_from_image(options) && !entry::has_digest(image) && !is_known && self.is_read() {
             warnings.push(advice::frozen(chosen.name, image));
         }
-        if account == AccountMode::Keep && options.account.is_none() && !live_before {
+        if account == AccountMode::Keep && options.account.is_none() && !live_before && self.is_read() {
             warnings.push(advice::kept_account(account_of(&plain["spec"]), options.id.as_str()));
         }
         let (injected, record) = inject(&plain, chosen, options, account, entry, previous, self.defaults)?;
@@ -132,9 +132,15 @@ impl Case<'_> {
         plain
     }
 
+    /// Whether a person reads what is said. A controller that makes pods does not; the template that it makes them from was
+    /// reviewed, and what happens to a single pod is logged with it.
+    fn is_read(&self) -> bool {
+        let owners = items(&self.object["metadata"], "ownerReferences");
+        self.root != Root::Pod || !owners.iter().any(|owner| owner["controller"] == true)
+    }
+
     fn new_risks(&self, plain: &Value, before: Option<&Live<'_>>) -> Vec<String> {
-        // Whoever makes pods reads no warnings; the template that it makes them from was reviewed.
-        if self.root == Root::Pod && is_made(self.object) {
+        if !self.is_read() {
             return Vec::new();
         }
         let now = View { object: self.object, template: plain, root: self.root };
@@ -222,9 +228,4 @@ pub(super) fn release_annotations(plain: &mut Value, root: Root, object: &Value,
             annotations.shift_remove(key);
         }
     }
-}
-
-/// A controller made the object.
-fn is_made(object: &Value) -> bool {
-    items(&object["metadata"], "ownerReferences").iter().any(|owner| owner["controller"] == true)
 }

@@ -275,7 +275,12 @@ fn what_was_said_of_a_template_is_not_said_again() {
     let mut made = pod(&elected(&plain()), None);
     assert!(!review(&made, None).unwrap().warnings.is_empty());
     made["metadata"]["ownerReferences"] = json!([{"kind": "Job", "controller": true}]);
-    assert_eq!(review(&made, None).unwrap().warnings, Vec::<String>::new());
+    for in_use in [false, true] {
+        let facts = Facts { default_account_in_use: in_use, ..Facts::default() };
+        let said = |object: &Value| done(object, None, AGENT_IMAGE, &facts).unwrap().warnings;
+        assert_eq!(said(&made), Vec::<String>::new());
+        assert_eq!(said(&object).iter().any(|warning| warning.contains("`default` is kept")), in_use);
+    }
 }
 
 #[test]
