@@ -20,6 +20,14 @@ fn has_traces(template: &Value) -> bool {
     }) || template.get("spec").is_some_and(|spec| items(spec, "initContainers").iter().any(parts::is_init_container))
 }
 
+/// Whether an injection was into this container, as far as what is left of it tells.
+fn is_wrapped(container: &Value) -> bool {
+    ["command", "args"].iter().any(|key| parts::unwrap(&texts(container, key)).is_some())
+        || handlers::has_traces(container)
+        || items(container, "volumeMounts").iter().any(parts::is_mount)
+        || items(container, "env").iter().any(parts::is_record)
+}
+
 /// Something of an injection, or of a record, is in the template.
 pub(super) fn is_touched(template: &Value) -> bool {
     annotation(template, names::INJECTED).is_some() || has_traces(template)
@@ -50,12 +58,14 @@ pub(super) fn eject(template: &Value, record: Option<&Record>, ids: &[&str]) -> 
         let renamed = is_gone && handlers::has_traces(container);
         let handlers_of = record.filter(|record| record.container == name || renamed);
         let record = record.filter(|record| record.container == name);
+        // Another container may have the same variables for a purpose of its own.
+        let wrapped = record.is_some() || is_wrapped(container);
         let Some(container) = container.as_object_mut() else { continue };
         handlers::restore(container, handlers_of);
         let nothing = Map::new();
         let notes = record.map_or(&nothing, |record| &record.original.empty);
         take_out(container, "volumeMounts", notes, parts::is_mount);
-        take_out(container, "env", notes, |item| parts::is_variable(item, &names));
+        take_out(container, "env", notes, |item| wrapped && parts::is_variable(item, &names));
         command(container, record, notes);
     }
     metadata(&mut template, record.is_some(), original, &ids);

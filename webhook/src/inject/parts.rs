@@ -160,6 +160,11 @@ pub(super) fn is_variable(item: &Value, containers: &[&str]) -> bool {
     }
 }
 
+/// Whether an item of `env` hands the record over, as only injection does.
+pub(super) fn is_record(item: &Value) -> bool {
+    item["name"] == env::RECORD && is_variable(item, &[])
+}
+
 /// The command that runs `entry` under the agent.
 pub(super) fn wrap(entry: &[String]) -> Vec<String> {
     WRAPPER.iter().map(|&word| word.to_owned()).chain(entry.iter().cloned()).collect()

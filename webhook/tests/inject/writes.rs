@@ -418,3 +418,25 @@ fn what_the_first_version_injected_is_kept_and_ejected() {
     let ejected = review(&without_id(&stored), Some(&stored)).unwrap().object;
     assert_eq!(ejected, defaulted(&deployment(&plain(), None)));
 }
+
+/// A container beside the wrapped one may run an agent of its own, or hand its place to its program under the same names.
+#[test]
+fn variables_of_other_containers_are_theirs() {
+    let shown = |path: &str| json!({"fieldRef": {"apiVersion": "v1", "fieldPath": path}});
+    let side = json!({"name": "side", "image": "registry.example/side:1", "env": [
+        {"name": "LEADER_POD_NAME", "valueFrom": shown("metadata.name")},
+        {"name": "LEADER_NAMESPACE", "valueFrom": shown("metadata.namespace")},
+        {"name": "LEADER_STATE_DIR", "value": "/leader"},
+        {"name": "LEADER_CONTAINER", "value": "app"},
+    ]});
+    let plain = json!({"metadata": {"labels": {"app": "billing"}}, "spec": {"containers": [
+        {"name": "app", "image": "registry.example/billing:1", "command": ["/billing"]}, side,
+    ]}});
+    let live = inject(&deployment(&plain, Some("billing")));
+    assert_eq!(live["spec"]["template"]["spec"]["containers"][1], side);
+    let mut object = live.clone();
+    object["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/billing:2".into();
+    let stored = review(&object, Some(&live)).unwrap().object;
+    assert_eq!(stored["spec"]["template"]["spec"]["containers"][1], side);
+    assert_eq!(*template(&review(&without_id(&live), Some(&live)).unwrap().object), plain);
+}
