@@ -70,6 +70,10 @@ pub fn workload(object: &Value, old: Option<&Value>, defaults: &Defaults, facts:
                 Asked::Nothing(left) => left,
             };
             let mut outcome = unchanged(object);
+            let before = old.and_then(|old| annotation(root.of_object(old), names::ID));
+            if before.is_some() && before != annotation(template, names::ID) {
+                is_off(&mut outcome, object, before, "turned-off");
+            }
             outcome.warnings.extend(advice::left_behind(&left));
             if !check::has_annotations(template) {
                 return Ok(Decision::Done(outcome));
@@ -99,14 +103,6 @@ pub(super) fn turned_off(object: &Value, old: Option<&Value>, root: Root, left: 
     let record = Record::of(template).ok().flatten().or(live);
     let annotated = old.and_then(|old| annotation(old, names::ID));
     let is_injected = is_touched(template);
-    // A template that brings nothing of ours along (replace, undo) turns the election off as well.
-    if is_injected || annotated.is_some() || old.is_some_and(|old| is_touched(root.of_object(old))) {
-        let id = record.as_ref().map(|record| record.id.as_str()).or(annotated);
-        outcome.warnings.push(advice::turned_off(object, id));
-        let action = if is_injected { "ejected" } else { "turned-off" };
-        outcome.audit.insert("action".to_owned(), action.to_owned());
-        outcome.audit.extend(id.map(|id| ("id".to_owned(), id.to_owned())));
-    }
     if is_injected {
         let label =
             template.pointer("/metadata/labels").and_then(|labels| labels.get(names::ID)).and_then(Value::as_str);
@@ -118,6 +114,21 @@ pub(super) fn turned_off(object: &Value, old: Option<&Value>, root: Root, left: 
         }
         outcome.object = root.replaced(object, plain);
     }
+    let left_to_pods = annotation(root.of_object(&outcome.object), names::ID);
+    let of_pods = old.and_then(|old| annotation(root.of_object(old), names::ID));
+    let id = record.as_ref().map(|record| record.id.as_str()).or(annotated).or(of_pods);
+    // A template that brings nothing of ours along (replace, undo) turns the election off as well.
+    let was_on = is_injected || id.is_some() || old.is_some_and(|old| is_touched(root.of_object(old)));
+    if was_on && (id.is_none() || left_to_pods != id) {
+        let action = if is_injected { "ejected" } else { "turned-off" };
+        is_off(&mut outcome, object, id, action);
+    }
     outcome.warnings.extend(advice::left_behind(left));
     outcome
+}
+
+fn is_off(outcome: &mut Outcome, object: &Value, id: Option<&str>, action: &str) {
+    outcome.warnings.push(advice::turned_off(object, id));
+    outcome.audit.insert("action".to_owned(), action.to_owned());
+    outcome.audit.extend(id.map(|id| ("id".to_owned(), id.to_owned())));
 }

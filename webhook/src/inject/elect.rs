@@ -17,7 +17,7 @@ use super::{
     eject::{canonical, eject, is_touched},
     entry::{self, Entry, Found},
     handlers::{self, Resolved, Way},
-    json::{annotation, items, text},
+    json::{annotation, containers, items, text},
     keep::{Live, is_current, is_for, is_intact},
     options::{self, Chosen, Options},
     parts,
@@ -49,6 +49,10 @@ impl Case<'_> {
         let Self { object, root, options, .. } = *self;
         let template = root.of_object(object);
         shape::check(template, root)?;
+        if let Some(container) = self.wrapped_before() {
+            let options = options.in_container(container);
+            return Case { options: &options, ..*self }.elect();
+        }
         let live = self.old.and_then(|old| Live::of(old, root));
         let arriving = Record::of(template);
         let own = arriving.as_ref().ok().and_then(Option::as_ref);
@@ -88,6 +92,8 @@ impl Case<'_> {
 
         let live = live.as_ref().map(|live| &live.record);
         let previous = intact.or(live);
+        let plain = entry::with_declared_args(&plain, template, object, own.or(live));
+        let chosen = options::container(options, &plain, root)?;
         let account = account::mode(options, &plain["spec"], root == Root::Pod, previous, self.facts);
         let sibling = self.facts.sibling_record.as_deref().and_then(|text| Record::parse(text).ok());
         let records: Vec<&Record> = [own, live, sibling.as_ref()].into_iter().flatten().collect();
@@ -111,6 +117,18 @@ impl Case<'_> {
         let mut afresh = self.outcome(object, &record, &plain, Made::Afresh, live_before);
         afresh.warnings = warnings;
         Ok(Decision::Done(afresh))
+    }
+
+    /// The container that an earlier review of the same pod chose, where nobody says which one it is: another webhook may have
+    /// put one of its own before it since.
+    fn wrapped_before(&self) -> Option<String> {
+        let pod = Some(self.object).filter(|_| self.root == Root::Pod && self.options.container.is_none())?;
+        let stands = |wanted: &str| containers(pod).iter().any(|container| text(container, "name") == Some(wanted));
+        if annotation(pod, options::DEFAULT_CONTAINER).is_some_and(stands) {
+            return None;
+        }
+        let record = Record::of(pod).ok().flatten().filter(|record| is_intact(pod, record))?;
+        Some(record.container)
     }
 
     /// What the user wants the template to be. `record` is the arriving one, or the live object's.

@@ -3,6 +3,8 @@
 //! A container's runtime puts the process together from the container and its image's configuration. Once injection has set
 //! `command`, the runtime no longer looks at the image, so that its part must be written down.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::{
@@ -125,6 +127,32 @@ pub(super) fn keep_stated_args(plain: &mut Value, template: &Value, object: &Val
             container["args"] = args.clone().into();
         }
     }
+}
+
+/// The user's template with `args` that ejecting took for an image's CMD, where the manifest declares the same words: they stay the
+/// user's when the image becomes another one.
+pub(super) fn with_declared_args<'a>(
+    plain: &'a Value,
+    template: &Value,
+    object: &Value,
+    record: Option<&Record>,
+) -> Cow<'a, Value> {
+    let Some((record, args)) = record.and_then(|record| Some((record, record.args.as_ref()?))) else {
+        return Cow::Borrowed(plain);
+    };
+    let of_record = |container: &&Value| text(container, "name") == Some(&record.container);
+    let arrived =
+        containers(template).iter().find(of_record).is_some_and(|container| texts(container, "args") == *args);
+    let is_missing =
+        containers(plain).iter().find(of_record).is_some_and(|container| texts(container, "args").is_empty());
+    if !arrived || !is_missing || !stated::declares(object, &record.container, "args") {
+        return Cow::Borrowed(plain);
+    }
+    let mut plain = plain.clone();
+    for container in containers_mut(&mut plain).iter_mut().filter(|container| of_record(&&**container)) {
+        container["args"] = args.clone().into();
+    }
+    Cow::Owned(plain)
 }
 
 /// Whether the image alone knows what to start.

@@ -142,6 +142,11 @@ pub(super) fn read(holder: &Holder<'_>, spec: &Value) -> Result<Asked, Refusal> 
 }
 
 impl Options {
+    /// The same with the container known.
+    pub(super) fn in_container(&self, container: String) -> Self {
+        Self { container: Some(container), ..self.clone() }
+    }
+
     /// Checks that the durations fit together in this container of this pod template.
     pub(super) fn check_timing(&self, pod_spec: &Value, container: &Value) -> Result<(), Refusal> {
         let starved = [pod_spec, container].into_iter().any(|holder| {

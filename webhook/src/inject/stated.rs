@@ -3,6 +3,7 @@
 //! A field that a webhook adds has no owner, and one that it takes away keeps its owner until that one lets go (measured with
 //! Kubernetes 1.36). `managedFields` are up to date when a webhook is asked (k8s.io/apiserver/pkg/endpoints/handlers/patch.go).
 
+use leader_agent::names;
 use serde_json::{Value, json};
 
 use super::json::{annotation, containers, items, text};
@@ -21,6 +22,23 @@ pub(super) fn states(object: &Value, container: &str, field: &str) -> bool {
     is_owned(object, &field_path) || last_applied(object).as_ref().is_some_and(of_last)
 }
 
+/// Whether a manifest that was applied has this field of a container in `spec.template`, and is not one of an injected template.
+pub(super) fn declares(object: &Value, container: &str, field: &str) -> bool {
+    let item = format!("k:{}", json!({ "name": container }));
+    let field_path = ["f:spec", "f:template", "f:spec", "f:containers", &item, &format!("f:{field}")];
+    let record = format!("f:{}", names::INJECTED);
+    let record_path = ["f:spec", "f:template", "f:metadata", "f:annotations", &record];
+    let managers = items(&object["metadata"], "managedFields").iter();
+    let mut applied = managers.filter(|manager| manager["operation"] == "Apply");
+    let of_last = |last: &Value| {
+        let template = &last["spec"]["template"];
+        let of_it = |item: &Value| text(item, "name") == Some(container) && !item[field].is_null();
+        annotation(template, names::INJECTED).is_none() && containers(template).iter().any(of_it)
+    };
+    applied.any(|manager| owns(manager, &field_path) && !owns(manager, &record_path))
+        || last_applied(object).as_ref().is_some_and(of_last)
+}
+
 /// Whether the template's annotation, which injection has taken off, is no longer asked for by who had asked for it.
 pub(super) fn is_released(object: &Value, old: Option<&Value>, key: &str) -> bool {
     let path = ["f:spec", "f:template", "f:metadata", "f:annotations", &format!("f:{key}")];
@@ -36,10 +54,12 @@ fn last_applied(object: &Value) -> Option<Value> {
 
 /// Whether anybody owns a field, written as structured-merge-diff does: `f:` before a name, `k:` before the key of an item.
 fn is_owned(object: &Value, path: &[&str]) -> bool {
-    items(&object["metadata"], "managedFields").iter().any(|manager| {
-        let fields = &manager["fieldsV1"];
-        path.iter().try_fold(fields, |fields, step| fields.get(step)).is_some()
-    })
+    items(&object["metadata"], "managedFields").iter().any(|manager| owns(manager, path))
+}
+
+fn owns(manager: &Value, path: &[&str]) -> bool {
+    let fields = &manager["fieldsV1"];
+    path.iter().try_fold(fields, |fields, step| fields.get(step)).is_some()
 }
 
 #[cfg(test)]

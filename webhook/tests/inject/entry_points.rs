@@ -410,3 +410,29 @@ fn a_template_without_an_image_is_asked_about_when_it_has_one() {
     let refusal = review(&object, None).unwrap_err().to_string();
     assert!(refusal.contains("could not be looked up: the container names none"), "{refusal}");
 }
+
+/// Together with another image there is nothing else by which these words could be told from the image's.
+#[test]
+fn args_that_the_manifest_states_are_not_taken_for_an_earlier_images() {
+    let found_of = |cmd: &str| found(&facts(&["/entry"], &[cmd]));
+    let live = defaulted(&with(&tagged(json!({})), None, &found_of("serve")).object);
+    let applied = |manifest: &Value| {
+        let mut object = live.clone();
+        object["spec"]["template"]["spec"]["containers"][0]["image"] = app(manifest)["image"].clone();
+        object["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] =
+            manifest.to_string().into();
+        object
+    };
+    let mut manifest = tagged(json!({"args": ["serve"]}));
+    // It says no more than was there.
+    assert_eq!(template(&with(&applied(&manifest), Some(&live), &found_of("serve")).object), template(&live));
+    manifest["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/billing:2".into();
+    let stored = with(&applied(&manifest), Some(&live), &found_of("other")).object;
+    assert_eq!(app(&stored)["args"], json!(["serve"]));
+    assert_eq!(record(&stored).get("args"), None);
+    // A manifest of what was injected states nothing by it.
+    let mut exported = live.clone();
+    exported["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/billing:2".into();
+    let stored = with(&applied(&exported), Some(&live), &found_of("other")).object;
+    assert_eq!(app(&stored)["args"], json!(["other"]));
+}

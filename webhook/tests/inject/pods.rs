@@ -420,3 +420,52 @@ mod in_both_places {
         assert!(outcome.election.unwrap().live_before);
     }
 }
+
+/// Another webhook may put its own container before the one that was wrapped, and the pod is reviewed once more.
+#[test]
+fn a_container_that_comes_to_stand_first_does_not_take_the_agent_away() {
+    let once = inject(&pod(&plain(), Some("billing")));
+    let mut again = once.clone();
+    let proxy = json!({"name": "proxy", "image": "registry.example/proxy:1", "command": ["/proxy"]});
+    again["spec"]["containers"].as_array_mut().unwrap().insert(0, proxy);
+    let stored = inject(&again);
+    assert_eq!(stored["spec"]["containers"][0]["command"], json!(["/proxy"]));
+    assert_eq!(stored["spec"]["containers"][1]["command"], json!(["/leader/agent", "run", "--", "/billing"]));
+    assert_eq!(stored, again);
+    // Unless somebody says which one it is.
+    again["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] = "proxy".into();
+    assert_eq!(record(&inject(&again))["container"], "proxy");
+}
+
+#[test]
+fn an_election_that_moves_to_the_pods_is_not_said_to_be_off() {
+    let live = inject(&deployment(&plain(), Some("billing")));
+    let mut moved = without_id(&live);
+    moved["spec"]["template"]["metadata"]["annotations"]["leader.io/id"] = "billing".into();
+    let outcome = review(&moved, Some(&live)).unwrap();
+    assert_eq!(outcome.object["spec"]["template"], elected(&plain()));
+    assert!(outcome.warnings.iter().all(|warning| !warning.contains(" is off")), "{:?}", outcome.warnings);
+    assert_eq!(outcome.audit["action"], "left-to-pods");
+    // To another id, it is: nobody stands by for the pods that run.
+    moved["spec"]["template"]["metadata"]["annotations"]["leader.io/id"] = "other".into();
+    let warnings = review(&moved, Some(&live)).unwrap().warnings;
+    assert!(warnings[0].contains("leader election `billing` is off"), "{warnings:?}");
+}
+
+#[test]
+fn an_id_that_is_taken_off_a_pod_template_is_said_to_be_off() {
+    for (version, kind) in [("apps/v1", "Deployment"), ("apps/v1", "ReplicaSet"), ("batch/v1", "CronJob")] {
+        let (live, object) = (owner(version, kind, &elected(&plain())), owner(version, kind, &plain()));
+        let outcome = review(&object, Some(&live)).unwrap();
+        assert_eq!(outcome.object, object);
+        assert!(outcome.warnings[0].starts_with("leader election `billing` is off"), "{kind}: {:?}", outcome.warnings);
+        assert_eq!(review(&object, Some(&object)).unwrap().warnings, Vec::<String>::new());
+        let mut other = live.clone();
+        let template = match kind {
+            "CronJob" => "/spec/jobTemplate/spec/template",
+            _ => "/spec/template",
+        };
+        other.pointer_mut(template).unwrap()["metadata"]["annotations"]["leader.io/id"] = "other".into();
+        assert!(review(&other, Some(&live)).unwrap().warnings[0].contains("`billing` is off"), "{kind}");
+    }
+}
