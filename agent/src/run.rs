@@ -137,8 +137,9 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
             Some(answer) = run.requests.next() => run.answered(answer),
             Some(event) = observations.recv() => run.elector.handle(event, Now::read()),
             () = &mut watching => {}
-            () = run.prober.turn() => {}
             () = sleep_until(wake) => {}
+            // Last: an app that answers without end uses up all that tokio lets a task do in one go, the clock's part as well.
+            () = run.prober.turn() => {}
         }
         run.time_passed(wake);
     }

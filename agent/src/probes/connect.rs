@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{net::TcpStream, sync::Semaphore, task::spawn_blocking};
 
-use super::{Outcome, spec::TcpSocket};
+use super::{Outcome, limited::Limited, spec::TcpSocket};
 
 /// Look-ups of names at once. One that hangs keeps its place, and a thread, until the resolver gives up.
 const LOOK_UPS: usize = 4;
@@ -32,9 +32,9 @@ impl Target {
     }
 
     /// Opens a connection; of several addresses that a name has, the first that works. Leaves the time it takes to the caller.
-    pub(super) async fn connect(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+    pub(super) async fn connect(&self, host: &str, port: u16) -> io::Result<Limited> {
         if let Ok(address) = host.parse::<IpAddr>() {
-            return TcpStream::connect((address, port)).await;
+            return TcpStream::connect((address, port)).await.map(Limited::new);
         }
         let Ok(place) = Arc::clone(&self.look_ups).try_acquire_owned() else {
             return Err(io::Error::other(format!("too many look-ups of names are under way to look up `{host}`")));
@@ -45,7 +45,7 @@ impl Target {
             drop(place);
             found
         });
-        TcpStream::connect(&looked_up.await.map_err(io::Error::other)??[..]).await
+        TcpStream::connect(&looked_up.await.map_err(io::Error::other)??[..]).await.map(Limited::new)
     }
 }
 

@@ -11,13 +11,14 @@ use hyper::{
     body::{Bytes, Incoming},
     header::{CONTENT_TYPE, HeaderMap, HeaderValue, TE, USER_AGENT},
 };
-use tokio::{net::TcpStream, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     Outcome,
     client::http2,
     connect::{Target, authority},
     http::{VERSION, chain},
+    limited::Limited,
     spec::Grpc,
 };
 
@@ -57,10 +58,10 @@ pub async fn check(grpc: &Grpc, target: &Target, timeout: Duration) -> Outcome {
 }
 
 /// Opens a connection, again and again. `last` is the error while there is none.
-async fn connect<F: Future<Output = io::Result<TcpStream>>>(
+async fn connect<F: Future<Output = io::Result<Limited>>>(
     open: impl Fn() -> F,
     last: &mut Option<io::Error>,
-) -> TcpStream {
+) -> Limited {
     let mut pause = PAUSE;
     loop {
         match open().await {

@@ -13,6 +13,7 @@ pub mod gate;
 pub mod grpc;
 pub mod http;
 pub mod interface;
+mod limited;
 pub mod prober;
 pub mod routes;
 pub mod server;

@@ -8,8 +8,9 @@ use rustls::{
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime},
 };
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::limited::Limited;
 
 /// HTTP/2 as applications are asked for it in the handshake (RFC 7540).
 pub(super) const HTTP2: &[u8] = b"h2";
@@ -18,7 +19,7 @@ const HTTP1: &[u8] = b"http/1.1";
 
 /// Does the handshake with whoever answers, offering HTTP/2 as well, as the kubelet's transport does (`SetTransportDefaults` in
 /// k8s.io/apimachinery/pkg/util/net/http.go).
-pub(super) async fn handshake(stream: TcpStream, host: &str) -> io::Result<TlsStream<TcpStream>> {
+pub(super) async fn handshake(stream: Limited, host: &str) -> io::Result<TlsStream<Limited>> {
     let provider = Arc::new(ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

@@ -2,6 +2,8 @@
 
 use std::{
     fs,
+    io::Write,
+    net::{Ipv4Addr, TcpListener},
     time::{Duration, Instant},
 };
 
@@ -202,4 +204,48 @@ fn what_cannot_be_carried_out_does_not_restart_the_app() {
     let (status, reason) = pod.ask("liveness");
     assert!(status == 200 && reason.contains("/no/such/probe"), "{status} {reason}");
     assert_eq!(pod.ask("readiness").0, 503);
+}
+
+#[test]
+fn what_fails_because_the_app_is_stopped_is_no_failed_start() {
+    let fails = exec("touch begun; until test -e stopping; do sleep 0.05; done; exit 1");
+    for fields in [
+        json!({ "hooks": { "postStart": { "exec": fails } } }),
+        json!({ "probes": { "startup": { "exec": fails, "failureThreshold": 1, "timeoutSeconds": 60 } } }),
+    ] {
+        let app = "trap 'touch stopping; sleep 1; exit 0' TERM; echo up; while :; do sleep 0.05; done";
+        let api = Api::released();
+        let mut pod = Pod::start(&api, "ann", &fields, app);
+        pod.says("up");
+        wait("what watches the start", || pod.file("begun").exists());
+        pod.signal(15);
+        assert_eq!(pod.code(), 0, "{}", pod.text());
+        assert!(!pod.text().contains("did not start"), "{}", pod.text());
+    }
+}
+
+#[test]
+fn an_app_that_answers_without_end_holds_up_no_renewal() {
+    const LASTS: Duration = Duration::from_secs(8);
+    let app = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = app.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in app.incoming() {
+            let mut stream = stream.expect("a connection");
+            // Go on, go on, go on: never the answer itself.
+            let pieces = "HTTP/1.1 100 Continue\r\n\r\n".repeat(4096);
+            std::thread::spawn(move || while stream.write_all(pieces.as_bytes()).is_ok() {});
+        }
+    });
+    let api = Api::released();
+    let fields = json!({ "probes": { "liveness": { "httpGet": { "port": port }, "timeoutSeconds": 20 } } });
+    let pod = Pod::start(&api, "ann", &fields, APP);
+    pod.says("up");
+    let before = api.writes() - 1;
+    std::thread::scope(|scope| {
+        scope.spawn(|| pod.ask("liveness"));
+        std::thread::sleep(LASTS);
+        let gap = api.longest_gap(before);
+        assert!(gap < Duration::from_millis(3500), "{gap:?} between two renewals");
+    });
 }
