@@ -59,7 +59,7 @@ pub struct Gate {
     has_post_start: bool,
     lease_seen: bool,
     stage: Stage,
-    /// The app is stopping, or will be because its start has failed: nothing new is begun.
+    /// The app is stopping, or is prepared for that, or will be because its start has failed: nothing new is begun.
     stopping: bool,
 }
 
@@ -80,7 +80,7 @@ impl Gate {
         self.stage = Stage::PostStart { started: now, begun: false };
     }
 
-    /// The app is being stopped.
+    /// The app is being stopped, or prepared for that.
     pub fn app_stops(&mut self) {
         self.stopping = true;
     }
@@ -127,13 +127,14 @@ impl Gate {
         }
     }
 
-    /// A task ended. `Err` when the app's start has failed for good, and why.
+    /// A task ended. `Err` when the app's start has failed for good, and why. What fails because the app stops is no such failure.
     pub fn ended(&mut self, task: Task, outcome: &Outcome, now: Duration) -> Result<(), String> {
         match (task, &mut self.stage) {
             (Task::PostStart, Stage::PostStart { started, begun: true }) => {
                 let started = *started;
                 match outcome {
                     Outcome::Success | Outcome::Warning(_) => self.begin_startup(started, now),
+                    Outcome::Failure(_) | Outcome::Unknown(_) if self.stopping => {}
                     Outcome::Failure(reason) | Outcome::Unknown(reason) => {
                         self.stopping = true;
                         return Err(format!("the postStart hook failed: {reason}"));
@@ -145,6 +146,7 @@ impl Gate {
                 match outcome {
                     Outcome::Success | Outcome::Warning(_) => self.stage = Stage::Running { started: *started },
                     Outcome::Unknown(_) => {}
+                    Outcome::Failure(_) if self.stopping => {}
                     Outcome::Failure(reason) => {
                         *failures += 1;
                         let most = self.probes.startup.as_ref().map_or(1, |probe| probe.failure_threshold);
@@ -328,6 +330,24 @@ mod tests {
     }
 
     #[test]
+    fn what_fails_while_the_app_stops_is_no_failed_start() {
+        let mut gate = Gate::new(all(), true);
+        gate.app_started(at(0));
+        assert_eq!(gate.poll(at(0)), Some(Task::PostStart));
+        gate.app_stops();
+        // Killed with the app that ended.
+        assert_eq!(gate.ended(Task::PostStart, &Outcome::Failure("exit code 137".into()), at(1)), Ok(()));
+
+        let mut gate = Gate::new(Probes { startup: Some(probe(0, 1, 1, 1)), ..all() }, false);
+        gate.app_started(at(0));
+        assert_eq!(gate.poll(at(0)), Some(Task::Startup));
+        gate.app_stops();
+        assert_eq!(gate.ended(Task::Startup, &Outcome::Failure("refused".into()), at(1)), Ok(()));
+        let [liveness, readiness, startup] = ask(&gate, 1);
+        assert!(passes(liveness) && fails(readiness) && passes(startup));
+    }
+
+    #[test]
     fn a_ticker_says_once_what_it_missed() {
         let mut gate = Gate::new(Probes { startup: Some(probe(0, 1, 99, 9)), ..all() }, false);
         gate.app_started(at(0));
@@ -403,11 +423,11 @@ mod tests {
                         let passed = how < 2;
                         let result = gate.ended(ended, &outcome, now);
                         let for_good = match ended {
-                            Task::PostStart => { hooked = passed; !passed }
+                            Task::PostStart => { hooked = passed; !passed && !stopping }
                             Task::Startup => {
                                 up = passed;
-                                failures += u32::from(how == 2);
-                                how == 2 && failures >= startup.map_or(0, |(_, _, threshold)| threshold)
+                                failures += u32::from(how == 2 && !stopping);
+                                how == 2 && !stopping && failures >= startup.map_or(0, |(_, _, threshold)| threshold)
                             }
                         };
                         prop_assert_eq!(result.is_err(), for_good);

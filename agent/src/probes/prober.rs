@@ -149,6 +149,8 @@ impl Prober {
             PreStop::UnderWay { prepares, .. } => *prepares = true,
             PreStop::Ready if self.hooks.pre_stop.is_some() => {
                 info!("running the preStop hook");
+                // As in a container that the kubelet stops: what the hook does to the app is nothing to restart it for.
+                self.gate.app_stops();
                 self.pre_stop = PreStop::UnderWay { waiting: Vec::new(), prepares: true };
                 self.begin(Job::PreStop);
             }
@@ -230,6 +232,9 @@ impl Prober {
     }
 
     fn asked_probe(&mut self, kind: Kind, ask: Ask) {
+        if ask.reply.is_closed() {
+            return;
+        }
         let now = clock::boot();
         let answer = match self.gate.ask(kind, ask.asked, now) {
             Verdict::Pass(reason) => Answer::new(true, reason),
@@ -240,6 +245,8 @@ impl Prober {
                 match &slot.last {
                     Some((at, answer)) if now.saturating_sub(*at) < FRESH => answer.clone(),
                     _ => {
+                        // Who asks and leaves, again and again, must not fill the memory during a long probe.
+                        slot.waiting.retain(|reply| !reply.is_closed());
                         slot.waiting.push(ask.reply);
                         if !mem::replace(&mut slot.under_way, true) {
                             self.begin(Job::Probe(kind));
@@ -381,4 +388,31 @@ fn send(waiting: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
 /// The beginning of a text, as one line.
 fn line(text: &str) -> String {
     text.split_whitespace().flat_map(|word| [" ", word]).skip(1).flat_map(str::chars).take(300).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_left_is_forgotten() {
+        let (sender, asks) = mpsc::channel(1);
+        let liveness = json!({ "exec": { "command": ["sleep", "600"] }, "timeoutSeconds": 600 });
+        let stated = Probes { liveness: Some(serde_json::from_value(liveness).unwrap()), ..Probes::default() };
+        let mut prober = Prober::new(stated, Hooks::default(), Target::new(None), Duration::ZERO, asks);
+        for (kind, most) in [(Kind::Readiness, 1), (Kind::Liveness, 1)] {
+            for _ in 0..100 {
+                let (reply, answer) = oneshot::channel();
+                let asked = clock::boot();
+                sender.try_send(Ask { question: Question::Probe(kind), asked, reply }).unwrap();
+                prober.turn().await;
+                drop(answer);
+            }
+            let waiting = prober.held.len() + prober.liveness.waiting.len();
+            assert!(waiting <= most, "{waiting} wait for {kind:?}");
+            prober.app_started();
+        }
+    }
 }

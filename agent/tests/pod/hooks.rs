@@ -92,6 +92,24 @@ fn a_hand_over_runs_the_hook_before_the_stop_signal() {
 }
 
 #[test]
+fn during_a_hand_over_nobody_restarts_the_app_for_what_the_hook_does() {
+    let api = Api::released();
+    // The hook drains: what asks whether all is well is told no.
+    let mut fields = pre_stop("touch drained; sleep 3; echo hook >> order");
+    fields["probes"] = json!({ "liveness": { "exec": { "command": ["test", "!", "-e", "drained"] } } });
+    let pod = Pod::start(&api, "ann", &fields, APP);
+    pod.says("up");
+    assert_eq!(pod.ask("liveness"), (200, "ok".to_owned()));
+    api.hold();
+    wait("the hook", || pod.file("drained").exists());
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(pod.ask("liveness").0, 200);
+    assert_eq!(order(&pod), "");
+    pod.says("released the Lease");
+    assert_eq!(order(&pod), "hook\nsignal\n");
+}
+
+#[test]
 fn a_hand_over_waits_no_longer_than_the_pods_grace_period() {
     let api = Api::released();
     let mut fields = pre_stop("echo begun >> order; sleep 600");
