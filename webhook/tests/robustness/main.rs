@@ -3,9 +3,11 @@
 mod targets;
 
 use std::{
+    cell::Cell,
     env, fs,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{self, AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::Once,
     thread,
 };
 
@@ -22,11 +24,31 @@ fn is_long() -> bool {
     env::var_os("LEADER_TESTS_LONG").is_some_and(|value| value == "1")
 }
 
+thread_local! {
+    /// Whether panics of this thread are told by whoever catches them.
+    static CAUGHT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Keeps the panics quiet from which a failure is made smaller: there are hundreds, each with a whole review in it.
+fn tell_only_what_is_not_caught() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let tell = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !CAUGHT.get() {
+                tell(panic);
+            }
+        }));
+    });
+}
+
 /// Tries a target with inputs of proptest, on all processors.
 fn try_out((name, target): Target, trials: u32) {
     let threads = u32::try_from(thread::available_parallelism().map_or(1, usize::from)).unwrap_or(1);
+    tell_only_what_is_not_caught();
     let failure = thread::scope(|scope| {
         let run = || {
+            CAUGHT.set(true);
             let config = Config { cases: trials.div_ceil(threads), failure_persistence: None, ..Config::default() };
             // Recipes are read to about this length; the raw texts in the corpus are longer.
             TestRunner::new(config).run(&vec(ANY, 0..96), |input| {

@@ -115,7 +115,9 @@ pub(crate) fn ejected(object: &Value, old: Option<&Value>) -> Value {
 /// texts. Others are refused by the last check at the latest, which says that it should not have come to that.
 fn is_typed(object: Option<&Value>) -> bool {
     let says = |key: &str| object.and_then(|object| object[key].as_str()).is_some_and(|text| !text.is_empty());
-    let is_kind = |object: &Value| !is_workload(object) || object["apiVersion"] == "apps/v1";
+    // Only somebody else's kind has both, and one of them is no pod template.
+    let has_two = |object: &Value| !object["spec"]["template"].is_null() && !object["spec"]["jobTemplate"].is_null();
+    let is_kind = |object: &Value| !has_two(object) && (!is_workload(object) || object["apiVersion"] == "apps/v1");
     says("apiVersion") && says("kind") && object.is_some_and(|object| is_kind(object) && has_texts_for_ids(object))
 }
 
