@@ -14,6 +14,9 @@ use tokio::{
     task::JoinSet,
 };
 
+/// So much of a body may be on its way unread: HTTP/2's own default, where hyper has megabytes.
+const WINDOW: u32 = 65_535;
+
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Sends `request` by HTTP/1.1 and lets `read` read the answer while the connection works.
@@ -42,7 +45,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: Body<Data: Send, Error: Into<BoxedError>> + Send + Unpin + 'static,
 {
-    let (mut sender, connection) = http2::Builder::new(Tasks::default()).handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = http2::Builder::new(Tasks::default())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .handshake(TokioIo::new(stream))
+        .await?;
     beside(connection, async { Ok(read(sender.send_request(request).await?).await) }).await
 }
 

@@ -97,6 +97,11 @@ async fn silence_and_another_protocol_are_failures_in_time() {
     let reason = failure(check(&grpc(port, None), &target(), Duration::from_millis(500)).await);
     assert!(reason.starts_with("no answer of the health protocol"), "{reason}");
     assert!(began.elapsed() < PATIENCE);
+    // Nothing of the call is left: who is asked every second must not be left with a connection for each.
+    let (mut connection, _) = silent.accept().await.expect("the probe's");
+    let mut rest = Vec::new();
+    let end = tokio::time::timeout(PATIENCE, tokio::io::AsyncReadExt::read_to_end(&mut connection, &mut rest)).await;
+    assert!(end.is_ok(), "the connection is still open");
     drop(silent);
     let http = crate::server::Server::start(|_| crate::server::answer("200 OK", "", "")).await;
     let reason = failure(probe(http.port, "").await);
