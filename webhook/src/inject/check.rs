@@ -1,5 +1,7 @@
 //! What a user's pod template must not have, and what is risky in it.
 
+use std::collections::BTreeSet;
+
 use leader_agent::names::{self, env};
 use serde_json::Value;
 
@@ -10,6 +12,10 @@ use super::{
     options::{self, Asked, Chosen, Holder, Options},
     root::Root,
 };
+
+/// Volumes that the kubelet mounts read-only, whatever the mount says (`GetAttributes` in pkg/volume/{configmap,downwardapi,
+/// projected,secret}; `image` in docs/concepts/storage/volumes).
+const READ_ONLY: [&str; 5] = ["configMap", "downwardAPI", "image", "projected", "secret"];
 
 /// Everything for which a template, with nothing injected in it, is refused. `object` is the workload around it,
 /// `way` the one that the kubelet will take to the agent.
@@ -106,6 +112,9 @@ fn windows(template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
             return Err(Refusal::Windows { path: format!("{}.{path}", chosen.root.spec()) });
         }
     }
+    if needs_windows(&spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]) {
+        return Err(Refusal::Windows { path: format!("{}.affinity.nodeAffinity", chosen.root.spec()) });
+    }
     let lists = ["initContainers", "containers"].into_iter();
     let containers = lists.flat_map(|key| {
         let all = items(spec, key).iter().enumerate();
@@ -118,6 +127,15 @@ fn windows(template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Whether each of the terms, of which a node must satisfy one, asks for Windows.
+fn needs_windows(selector: &Value) -> bool {
+    let is_windows = |rule: &Value| {
+        rule["key"] == "kubernetes.io/os" && rule["operator"] == "In" && texts(rule, "values") == ["windows"]
+    };
+    let terms = items(selector, "nodeSelectorTerms");
+    !terms.is_empty() && terms.iter().all(|term| items(term, "matchExpressions").iter().any(is_windows))
 }
 
 /// Names and paths of the user's that injection needs for itself.
@@ -146,7 +164,7 @@ fn collisions(object: &Value, template: &Value, chosen: Chosen<'_>) -> Result<()
         let path = format!("{}.labels", chosen.root.metadata());
         return Err(collision(&path, format!("the label {}", names::ID), "remove it, it is set by injection"));
     }
-    wrapped_container(chosen)
+    wrapped_container(template, chosen)
 }
 
 fn volume_mounts(container: &Value, path: &str) -> Result<(), Refusal> {
@@ -159,7 +177,7 @@ fn volume_mounts(container: &Value, path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn wrapped_container(chosen: Chosen<'_>) -> Result<(), Refusal> {
+fn wrapped_container(template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
     let path = chosen.path();
     for (index, mount) in items(chosen.container, "volumeMounts").iter().enumerate() {
         let mounted = text(mount, "mountPath").unwrap_or_default();
@@ -168,12 +186,17 @@ fn wrapped_container(chosen: Chosen<'_>) -> Result<(), Refusal> {
             return Err(collision(&path, format!("the path `{mounted}`"), &format!("mount it outside of {ours}")));
         }
     }
+    let is_read_only = |volume: &&Value| READ_ONLY.iter().any(|&source| volume[source].is_object());
+    let volumes = items(&template["spec"], "volumes").iter().filter(is_read_only);
+    let read_only: BTreeSet<&str> = volumes.filter_map(|volume| text(volume, "name")).collect();
     for (index, mount) in items(chosen.container, "volumeMounts").iter().enumerate() {
         let mounted = text(mount, "mountPath").unwrap_or_default();
         // The runtime makes the folder to mount on, which it cannot inside of a volume that is read-only.
-        if mount["readOnly"] == true && is_within(names::TOKEN_PATH, mounted) {
+        let always = text(mount, "name").is_some_and(|name| read_only.contains(name));
+        if (always || mount["readOnly"] == true) && is_within(names::TOKEN_PATH, mounted) {
             let path = format!("{path}.volumeMounts[{index}]");
-            let fix = "mount it on a folder of its own, or without readOnly";
+            let or = if always { "" } else { ", or without readOnly" };
+            let fix = &format!("mount it on a folder of its own{or}");
             return Err(collision(&path, format!("the folder `{mounted}` of {} read-only", names::TOKEN_PATH), fix));
         }
     }

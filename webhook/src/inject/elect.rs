@@ -18,7 +18,7 @@ use super::{
     entry::{self, Entry, Found},
     handlers::{self, Resolved, Way},
     json::{annotation, containers, items, text},
-    keep::{Live, is_current, is_for, is_intact},
+    keep::{Live, is_as_for, is_current, is_intact},
     options::{self, Chosen, Options},
     parts,
     record::{AccountMode, Injection, Record},
@@ -60,7 +60,7 @@ impl Case<'_> {
         check::annotations(object, &plain, root, options)?;
 
         let live_before = live.as_ref().is_some_and(|live| live.intact && live.record.id == options.id.as_str());
-        if let Some(live) = live.as_ref().filter(|live| live.intact && is_for(&live.record, options))
+        if let Some(live) = live.as_ref().filter(|live| live.intact && is_as_for(&live.record, options, &plain, root))
             && canonical(&plain) == canonical(&live.plain)
         {
             let object = root.replaced(object, live.template.clone());

@@ -9,7 +9,7 @@ use super::{
     entry,
     handlers::{self, Way},
     json::{containers, items, text, texts},
-    options::{Chosen, Options},
+    options::{self, Chosen, Options},
     parts,
     record::Record,
     root::Root,
@@ -63,6 +63,24 @@ pub(super) fn is_intact(template: &Value, record: &Record) -> bool {
 /// Whether a record was made for this id and these options.
 pub(super) fn is_for(record: &Record, options: &Options) -> bool {
     record.id == options.id.as_str() && record.options == options.written
+}
+
+/// Whether a reviewed record was made for this id and for what these options come to: naming the container that is wrapped, or
+/// the account that injection had decided for, changes nothing in the pods. `plain` is the template of both.
+pub(super) fn is_as_for(record: &Record, options: &Options, plain: &Value, root: Root) -> bool {
+    let key = |option: &str| option.trim_start_matches(names::PREFIX).to_owned();
+    let (container, account) = (key(options::CONTAINER), key(options::SERVICE_ACCOUNT));
+    let mut written = options.written.clone();
+    let mut recorded = record.options.clone();
+    if options::container(options, plain, root).is_ok_and(|chosen| chosen.name == record.container) {
+        written.remove(&container);
+        recorded.remove(&container);
+    }
+    // Not the other way round: without the option it may be decided otherwise.
+    if !recorded.contains_key(&account) && options.account == Some(record.service_account) {
+        written.remove(&account);
+    }
+    is_for(record, options) || record.id == options.id.as_str() && written == recorded
 }
 
 /// Whether an intact template that was injected elsewhere (undo, export) is what injection would make of `chosen` now, but for

@@ -158,6 +158,17 @@ fn windows_is_refused_by_each_field_that_says_so() {
             json!({"windowsOptions": {"runAsUserName": "ContainerUser"}}),
             "spec.template.spec.containers[0].securityContext.windowsOptions is set",
         ),
+        (
+            "/spec/template/spec",
+            "affinity",
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [
+                    {"key": "disk", "operator": "Exists"},
+                    {"key": "kubernetes.io/os", "operator": "In", "values": ["windows"]},
+                ]},
+            ]}}}),
+            "spec.template.spec.affinity.nodeAffinity is `windows`",
+        ),
     ] {
         let mut object = user();
         object.pointer_mut(pointer).unwrap()[key] = value;

@@ -167,6 +167,14 @@ fn names_that_collide_are_refused_with_their_place() {
             "uses the folder `/var/run/` of",
         ),
         (
+            "/spec/template/spec",
+            json!({
+                "containers": [{"name": "app", "image": "x", "command": ["/x"], "volumeMounts": [{"name": "a", "mountPath": "/var/run/secrets"}]}],
+                "volumes": [{"name": "a", "secret": {"secretName": "a"}}],
+            }),
+            "uses the folder `/var/run/secrets` of",
+        ),
+        (
             "/spec/template/spec/containers/1/volumeMounts",
             json!([{"name": "leader-io-token", "mountPath": "/x"}]),
             "the volume `leader-io-token`",

@@ -440,3 +440,35 @@ fn variables_of_other_containers_are_theirs() {
     assert_eq!(stored["spec"]["template"]["spec"]["containers"][1], side);
     assert_eq!(*template(&review(&without_id(&live), Some(&live)).unwrap().object), plain);
 }
+
+/// Nothing in the pods depends on who said it.
+#[test]
+fn an_option_that_states_what_is_so_starts_no_rollout() {
+    let stated = |object: &Value, key: &str, value: &str| {
+        let mut object = object.clone();
+        object["metadata"]["annotations"][key] = value.into();
+        object
+    };
+    for (key, value) in [("leader.io/container", "app"), ("leader.io/service-account", "dedicated")] {
+        let plain = json!({"metadata": {"labels": {"app": "billing"}}, "spec": {"containers": [
+            {"name": "app", "image": "registry.example/billing:1", "command": ["/billing"]},
+            {"name": "side", "image": "registry.example/side:1", "command": ["/side"]},
+        ]}});
+        let user = defaulted(&deployment(&plain, Some("billing")));
+        let live = defaulted(&inject(&user));
+        for manifest in [&user, &live] {
+            let outcome = review(&stated(manifest, key, value), Some(&live)).unwrap();
+            assert_eq!(template(&outcome.object), template(&live), "{key}");
+            assert_eq!(template(&review(manifest, Some(&outcome.object)).unwrap().object), template(&live), "{key}");
+        }
+        let other = if value == "app" { "side" } else { "keep" };
+        assert_ne!(
+            template(&review(&stated(&user, key, other), Some(&live)).unwrap().object),
+            template(&live),
+            "{key}"
+        );
+    }
+    // Taken away again, where the same container is the first one anyway.
+    let live = defaulted(&inject(&stated(&user(), "leader.io/container", "app")));
+    assert_eq!(template(&review(&user(), Some(&live)).unwrap().object), template(&live));
+}
