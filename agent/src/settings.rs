@@ -199,19 +199,22 @@ impl RunArguments {
     /// Each names the value and what to do; the caller ends with code 2.
     pub fn resolve(self, starved: bool, outside: impl FnOnce() -> String) -> Result<RunSettings, SettingsError> {
         let injected = self.record.as_deref().map(Injected::parse).transpose()?;
-        let id = self.id.or_else(|| injected.as_ref().map(|injected| injected.id.clone()));
+        // In an injected pod the record alone counts. What stands for the flags there comes from a ConfigMap (`envFrom`) or the
+        // image, which no review has seen, and may say something else to each replica.
+        let (id, lease, grace, identity) = match &injected {
+            Some(record) => (Some(record.id.clone()), record.lease_duration.clone(), record.stop_grace.clone(), None),
+            None => (self.id, self.lease_duration, self.stop_grace, self.identity),
+        };
         let id: LeaderId = id.filter(|id| !id.is_empty()).ok_or(SettingsError::NoId)?.parse()?;
         let namespace = self.namespace.filter(|namespace| !namespace.is_empty());
         // A namespace's name follows the same rule as an id.
         if let Some(name) = namespace.as_ref().filter(|name| name.parse::<LeaderId>().is_err()) {
             return Err(SettingsError::Namespace(name.clone()));
         }
-        let lease = self.lease_duration.or_else(|| injected.as_ref()?.lease_duration.clone());
-        let grace = self.stop_grace.or_else(|| injected.as_ref()?.stop_grace.clone());
         let lease = lease.as_deref().map(parse_duration).transpose()?.unwrap_or(Timing::default().lease());
         let timing = Timing::new(lease, grace.as_deref().map(parse_duration).transpose()?, starved)?;
         let container = self.container.or_else(|| Some(injected.as_ref()?.container.clone()));
-        let (identity, reclaims) = match (self.identity, self.pod_name, self.pod_uid, container) {
+        let (identity, reclaims) = match (identity, self.pod_name, self.pod_uid, container) {
             (Some(identity), ..) if identity.is_empty() => return Err(SettingsError::Identity),
             (Some(identity), ..) => (identity, false),
             (None, Some(pod), Some(uid), Some(container)) => (format!("{pod}_{uid}_{container}"), true),
@@ -260,17 +263,16 @@ mod tests {
     const RECORD: &str = r#"{"version":1,"id":"billing","container":"app","leaseDuration":"30s","original":{}}"#;
 
     #[test]
-    fn the_record_says_what_no_flag_says() {
-        let settings =
-            resolve(&["--record", RECORD, "--pod-name", "p", "--pod-uid", "u", "--stop-grace", "5s"]).unwrap();
-        assert_eq!((settings.id.as_str(), settings.identity.as_str(), settings.reclaims), ("billing", "p_u_app", true));
-        assert_eq!(settings.timing.lease(), Duration::from_secs(30));
-        assert_eq!(settings.timing.grace(), Duration::from_secs(5));
-        let settings = resolve(&["--record", RECORD, "--id", "other", "--lease-duration", "15s"]).unwrap();
-        assert_eq!(
-            (settings.id.as_str(), settings.timing, settings.identity.as_str()),
-            ("other", Timing::default(), "host_1")
-        );
+    fn in_an_injected_pod_the_record_alone_counts() {
+        let pod = ["--record", RECORD, "--pod-name", "p", "--pod-uid", "u"];
+        let strangers = ["--id", "other", "--lease-duration", "1h", "--stop-grace", "5s", "--identity", "another"];
+        for arguments in [&pod[..], &[&pod[..], &strangers].concat()] {
+            let settings = resolve(arguments).unwrap();
+            let who = (settings.id.as_str(), settings.identity.as_str(), settings.reclaims);
+            assert_eq!(who, ("billing", "p_u_app", true), "{arguments:?}");
+            let timing = (settings.timing.lease(), settings.timing.grace());
+            assert_eq!(timing, (Duration::from_secs(30), Duration::from_secs(8)), "{arguments:?}");
+        }
     }
 
     #[test]
