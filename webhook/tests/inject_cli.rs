@@ -173,7 +173,11 @@ fn an_id_on_the_pod_template_stays_there_and_ejecting_takes_it_off() {
     );
     let output = leader(&["inject", "-f", "-"], &on_template);
     assert_eq!((output.status.code(), stdout(&output)), (Some(0), on_template.as_str()), "{}", stderr(&output));
-    assert!(stderr(&output).contains("Deployment shop/billing: the pod template stays as it is"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("Deployment shop/billing: the pod template stays as it is"),
+        "{}",
+        stderr(&output)
+    );
     let ejected = deployment(&printed(&["eject", "-f", "-", "-o", "json"], &on_template));
     assert_eq!(ejected["spec"]["template"]["metadata"], json!({"labels": {"app": "billing"}}));
 }

@@ -75,10 +75,13 @@ fn what_was_done_is_said_once() -> Result<()> {
     })
 }
 
+/// A kind, what makes one of it risky, and what is said about that.
+type Risk = (&'static str, fn(&mut Value), &'static str);
+
 #[test]
 fn what_is_risky_is_said() -> Result<()> {
     Stage::bare("warned-risks", &[], |stage| {
-        let cases: [(&str, fn(&mut Value), &str); 12] = [
+        let cases: [Risk; 12] = [
             ("Deployment", |it| it["spec"]["replicas"] = json!(1), "one replica has no standby"),
             ("Deployment", |it| it["spec"]["paused"] = json!(true), "spec.paused: nothing is rolled out"),
             (
@@ -105,9 +108,8 @@ fn what_is_risky_is_said() -> Result<()> {
             (
                 "Deployment",
                 |it| {
-                    let containers = it["spec"]["template"]["spec"]["containers"].as_array_mut();
-                    let second = json!({"name": "proxy", "image": IMAGE});
-                    containers.into_iter().for_each(|containers| containers.push(second.clone()));
+                    let main = it["spec"]["template"]["spec"]["containers"][0].clone();
+                    it["spec"]["template"]["spec"]["containers"] = json!([main, {"name": "proxy", "image": IMAGE}]);
                 },
                 "not elected, runs on every replica: `proxy`",
             ),

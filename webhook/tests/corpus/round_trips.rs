@@ -107,7 +107,7 @@ fn difference(expected: &str, found: &str) -> String {
 }
 
 /// Does it to every one, and tells all that went wrong.
-fn each(objects: Vec<(String, Value)>, at_least: usize, check: impl Fn(&Value) -> Result<(), String>) {
+fn each(objects: &[(String, Value)], at_least: usize, check: impl Fn(&Value) -> Result<(), String>) {
     assert!(objects.len() >= at_least, "only {} objects", objects.len());
     let failed: Vec<String> = objects
         .iter()
@@ -118,12 +118,12 @@ fn each(objects: Vec<(String, Value)>, at_least: usize, check: impl Fn(&Value) -
 
 #[test]
 fn what_is_injected_is_ejected_to_the_last_byte() {
-    each(by_object(), 45, round_trip);
+    each(&by_object(), 45, round_trip);
 }
 
 #[test]
 fn a_template_that_carries_the_id_stays_and_its_pods_are_injected() {
-    each(by_template(), 6, |object| {
+    each(&by_template(), 6, |object| {
         let outcome = decide(object, None).map_err(|refusal| refusal.to_string())?;
         if text(&outcome.object) != text(object) {
             return Err(difference(&text(object), &text(&outcome.object)));
@@ -138,7 +138,7 @@ fn a_template_that_carries_the_id_stays_and_its_pods_are_injected() {
 
 #[test]
 fn every_template_is_injected_as_a_pod_as_well() {
-    each(by_object(), 45, |object| {
+    each(&by_object(), 45, |object| {
         let mut made = pod(object.pointer(pod_of(object).unwrap()).unwrap(), id(&object["metadata"]).unwrap());
         // Options on the workload are the template's where pods are injected.
         for (key, value) in object["metadata"]["annotations"].as_object().unwrap() {

@@ -16,7 +16,7 @@ pub(super) const GROUPS: &[(&str, Run)] = &[("with running pods", |name| {
     Group::new(name).filled(|group| Stage::test("rollouts-live", |stage| rows(stage, group)))
 })];
 
-/// What runs: the ReplicaSets, and the pods by name with how often they were restarted.
+/// What runs: the `ReplicaSets`, and the pods by name with how often they were restarted.
 #[derive(Debug, PartialEq)]
 pub(super) struct Running {
     sets: Vec<String>,

@@ -109,7 +109,7 @@ impl Edits {
     /// An edit of the wrapped container.
     fn main(&mut self, what: &'static str, edit: impl FnOnce(&mut Value)) {
         self.expect(Expected::Rollout, what, |manifest| {
-            edit(&mut manifest["spec"]["template"]["spec"]["containers"][0])
+            edit(&mut manifest["spec"]["template"]["spec"]["containers"][0]);
         });
     }
 
@@ -213,7 +213,7 @@ impl Edits {
             main["lifecycle"]["postStart"] = json!({"exec": {"command": ["/ledger-writer", "--hello"]}});
         });
         self.main("a hook from exec to sleep", |main| {
-            main["lifecycle"]["postStart"] = json!({"sleep": {"seconds": 1}})
+            main["lifecycle"]["postStart"] = json!({"sleep": {"seconds": 1}});
         });
         self.main("a hook from httpGet to exec", |main| {
             main["lifecycle"]["preStop"] = json!({"exec": {"command": ["/bye"]}});

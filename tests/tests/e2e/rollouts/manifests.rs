@@ -115,11 +115,11 @@ fn taken_by_force(pair: &Pair<'_>, group: &mut Group, manifest: &Value) {
         side.send(SECOND_FORCED, manifest)
     });
     group.row("it drops one, which goes although the first wants it", || {
-        let elected = pair.elected();
-        let before = elected.settled()?;
-        let said = elected.send(SECOND_FORCED, &dropped)?;
+        let side = pair.elected();
+        let before = side.settled()?;
+        let said = side.send(SECOND_FORCED, &dropped)?;
         ensure!(said.success(), "{}", said.stderr);
-        let after = elected.settled()?;
+        let after = side.settled()?;
         ensure!(after.rolled_since(&before), "did not roll out");
         let ejected = eject(&after.object)?;
         let probe = &container(&ejected["spec"]["template"]["spec"], MAIN)?["livenessProbe"];

@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use leader_tests::command::Output;
 use serde_json::{Value, json};
 
-use super::manifest::{Expected, MAIN, base};
+use super::manifest::Expected::{AsPlain, Nothing, Rollout};
+use super::manifest::{MAIN, base};
 use super::pair::{Pair, Side};
 use super::table::Group;
 use super::{Run, image, pair_of};
@@ -60,7 +61,6 @@ fn rows(stage: &Stage, pair: &Pair<'_>, group: &mut Group, handlers: bool) -> Re
     let mut row = |what: &str, expected, kind: &str, with: Value| {
         pair.row(group, what, expected, &|side| patch(side, kind, &with));
     };
-    use Expected::{AsPlain, Nothing, Rollout};
     row("strategic: nothing new", Nothing, "strategic", main(&json!({"image": image})));
     row("strategic: image", Rollout, "strategic", main(&json!({"image": next})));
     row("strategic: command", Rollout, "strategic", main(&json!({"command": ["/ledger-writer", "patched"]})));
@@ -130,9 +130,18 @@ fn rows(stage: &Stage, pair: &Pair<'_>, group: &mut Group, handlers: bool) -> Re
         pair.row(group, what, expected, &|side| edited(side, edit));
     };
     row("edit: nothing", Nothing, &|_| Some(()));
-    row("edit: image", Rollout, &|object| Some(main_of(object)?["image"] = next.clone().into()));
-    row("edit: arguments", Rollout, &|object| Some(main_of(object)?["args"] = json!(["--edited"])));
-    row("edit: an annotation", Nothing, &|object| Some(object["metadata"]["annotations"]["edited"] = "yes".into()));
+    row("edit: image", Rollout, &|object| {
+        main_of(object)?["image"] = next.clone().into();
+        Some(())
+    });
+    row("edit: arguments", Rollout, &|object| {
+        main_of(object)?["args"] = json!(["--edited"]);
+        Some(())
+    });
+    row("edit: an annotation", Nothing, &|object| {
+        object["metadata"]["annotations"]["edited"] = "yes".into();
+        Some(())
+    });
     row("edit: a new last word of the command", Rollout, &|object| {
         main_of(object)?["command"].as_array_mut().map(|command| command.push("--word".into()))
     });
@@ -143,7 +152,6 @@ fn handlers(pair: &Pair<'_>, group: &mut Group) {
     let mut row = |what: &str, expected, kind: &str, with: Value| {
         pair.row(group, what, expected, &|side| patch(side, kind, &with));
     };
-    use Expected::{AsPlain, Nothing, Rollout};
     row("strategic: every handler", AsPlain, "strategic", {
         main(&json!({
             "livenessProbe": {"$patch": "replace", "httpGet": {"path": "/live", "port": "http"}},
