@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::Pid;
 use std::fmt::Write;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -229,6 +230,17 @@ impl Cluster {
             ("NETNS", self.name().to_owned()),
             ("REGISTRY", self.registry()),
         ]
+    }
+
+    /// Moves the calling thread, and threads that it starts from now on, into the cluster's network.
+    ///
+    /// # Errors
+    /// When the network namespace is gone, or this is not root.
+    pub fn enter_network(&self) -> Result<()> {
+        let namespace =
+            fs::File::open(network::namespace_file(self.name())).context("opening the network namespace")?;
+        let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(namespace.as_fd(), kind).context("entering the network namespace")
     }
 
     /// A program to be run inside the cluster's network, with [`Cluster::environment`] and the cluster's own

@@ -1,6 +1,6 @@
 //! What a person sees before anything happens: dry runs, diffs, patches and refusals.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use leader_agent::names;
 use leader_tests::command::Tool;
@@ -71,11 +71,21 @@ fn kubectl_diff_shows_the_injection_and_changes_nothing() -> Result<()> {
 }
 
 /// The JSON Patch of `kubectl leader inject --id ID -o patch` for a file.
-fn patch_of_cli(file: &str, id: &str, image: &str) -> Result<String> {
-    let words = ["kubectl-leader", "inject", "-f", "-", "--id", id, "-o", "patch", "--agent-image", image];
-    let cli = cli::Cli::try_parse_from(words)?;
+fn patch_of_cli(stage: &Stage, file: &str) -> Result<String> {
+    let cluster = stage.namespace.cluster();
+    let (image, registry) = (stage.image("leader-agent")?, cluster.registry());
+    let words = ["kubectl-leader", "inject", "-f", "-", "--id", "billing", "-o", "patch", "--agent-image", image];
+    let cli = cli::Cli::try_parse_from(words.into_iter().chain(["--plain-http-registry", &registry]))?;
     let (mut patch, mut said) = (Vec::new(), Vec::new());
-    cli::run(&cli, file.as_bytes(), &mut patch, &mut said, false)?;
+    // It asks the cluster's registry, which is found in the cluster's network only.
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| -> Result<u8> {
+            cluster.enter_network()?;
+            Ok(cli::run(&cli, file.as_bytes(), &mut patch, &mut said, false)?)
+        });
+        inside.join().map_err(|_| anyhow!("kubectl leader panicked"))?
+    })?;
+    ensure!(!String::from_utf8_lossy(&said).contains("is not known"), "{}", String::from_utf8_lossy(&said));
     Ok(String::from_utf8(patch)?)
 }
 
@@ -113,7 +123,7 @@ fn the_patch_of_kubectl_leader_stores_what_the_webhook_answers() -> Result<()> {
         let files = [("the manifest", writer.manifest(stage)?), ("the stored object", stored.clone())];
         let mut last = None;
         for (name, file) in files {
-            let patch = patch_of_cli(&file.to_string(), "billing", stage.image("leader-agent")?)?;
+            let patch = patch_of_cli(stage, &file.to_string())?;
             let options = ["--type=json", "--dry-run=server", "-o", "json", "--patch", &patch];
             let patched = injected_part(&parse(workload.kubectl(&["patch"], &options)?)?);
             ensure!(patched == answer, "{name} patched would be stored as {patched:#}, the webhook answers {answer:#}");
