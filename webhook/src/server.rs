@@ -17,8 +17,14 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// How long a handshake may take, and a request's header on HTTP/1.1.
+/// How long a handshake may take.
 const OPENING: Duration = Duration::from_secs(5);
+/// How long an HTTP/1.1 connection may be silent: between requests, and until a request's header is complete.
+///
+/// Longer than the API server's 90 s (`IdleConnTimeout` in k8s.io/apimachinery, pkg/util/net/http.go), which calls webhooks on
+/// HTTP/1.1 (k8s.io/apiserver, pkg/util/webhook/client.go): who closes first must be the one who asks. A request that meets
+/// a closing connection is a POST that nobody may send again, and the person is told of a broken pipe.
+const SILENCE: Duration = Duration::from_secs(100);
 /// The longest header, in bytes: the API server's take about 500.
 const HEADER: u32 = 16 * 1024;
 /// How many connections are open at once. The API server keeps one or two for each of its replicas.
@@ -101,7 +107,7 @@ async fn connection(
         .map_err(|_| "the TLS handshake took too long".to_owned())?
         .map_err(|error| format!("the TLS handshake failed: {error}"))?;
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(OPENING).max_buf_size(HEADER as usize);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE).max_buf_size(HEADER as usize);
     builder
         .http2()
         .timer(TokioTimer::new())
