@@ -61,10 +61,23 @@ pub(super) fn base(kind: &str, image: &str, handlers: bool) -> Value {
     workload
 }
 
+/// Where the id stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On the workload, which is injected.
+    Workload,
+    /// On its pod template, which stays as it is: its pods are injected.
+    Template,
+}
+
 /// The same manifest with the id.
-pub(super) fn elected(manifest: &Value) -> Value {
+pub(super) fn elected(manifest: &Value, place: Place) -> Value {
     let mut manifest = manifest.clone();
-    manifest["metadata"]["annotations"][names::ID] = NAME.into();
+    let holder = match place {
+        Place::Workload => &mut manifest,
+        Place::Template => &mut manifest["spec"]["template"],
+    };
+    holder["metadata"]["annotations"][names::ID] = NAME.into();
     manifest
 }
 
@@ -166,7 +179,7 @@ impl Edits {
             remove(&mut manifest["spec"]["template"]["spec"], "serviceAccountName");
         });
         self.expect(Expected::Rollout, "an annotation on the template", |manifest| {
-            manifest["spec"]["template"]["metadata"]["annotations"] = json!({"checksum": "1"});
+            manifest["spec"]["template"]["metadata"]["annotations"]["checksum"] = "1".into();
         });
         self.expect(Expected::Rollout, "no annotation on the template", |manifest| {
             remove(&mut manifest["spec"]["template"]["metadata"], "annotations");

@@ -4,10 +4,10 @@ use anyhow::{Result, ensure};
 use leader_tests::command::Output;
 use serde_json::Value;
 
-use super::manifest::{Edits, Expected, MAIN, base};
+use super::manifest::{Edits, Expected, MAIN, Place, base};
 use super::pair::{Pair, Side, container, eject};
 use super::table::{Group, Outcome};
-use super::{Run, image, pair_of, send_all};
+use super::{Run, image, pair_of, pair_with, send_all};
 use crate::stage::Stage;
 
 pub(super) const GROUPS: &[(&str, Run)] = &[
@@ -20,6 +20,9 @@ pub(super) const GROUPS: &[(&str, Run)] = &[
     ("client-side apply, StatefulSet", |name| ordinary(name, "StatefulSet", CLIENT_SIDE)),
     ("server-side apply, StatefulSet", |name| ordinary(name, "StatefulSet", SERVER_SIDE)),
     ("client-side apply, DaemonSet", |name| ordinary(name, "DaemonSet", CLIENT_SIDE)),
+    ("client-side apply, id on the template", |name| on_template(name, CLIENT_SIDE)),
+    ("server-side apply, id on the template", |name| on_template(name, SERVER_SIDE)),
+    ("replace, id on the template", |name| on_template(name, REPLACE)),
     ("several managers", several_managers),
     ("several managers, handlers", several_managers_with_handlers),
 ];
@@ -60,6 +63,17 @@ fn handlers(name: &str, verb: &'static [&'static str]) -> Group {
         // Everything else with them in place, and then they themselves.
         edits.ordinary(image(stage)?);
         edits.handlers();
+        send_all(pair, group, &edits.finish(), &sent_as(verb));
+        Ok(())
+    })
+}
+
+fn on_template(name: &str, verb: &'static [&'static str]) -> Group {
+    pair_with(name, "Deployment", Place::Template, |stage, pair, group| {
+        let manifest = base("Deployment", image(stage)?, true);
+        start(pair, verb, &manifest)?;
+        let mut edits = Edits::of(&manifest);
+        edits.ordinary(image(stage)?);
         send_all(pair, group, &edits.finish(), &sent_as(verb));
         Ok(())
     })

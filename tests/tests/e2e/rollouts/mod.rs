@@ -21,7 +21,7 @@ use leader_tests::command::Output;
 use leader_tests::kit::Namespace;
 use serde_json::Value;
 
-use self::manifest::Expected;
+use self::manifest::{Expected, Place};
 use self::pair::{Pair, Side};
 use self::table::Group;
 use crate::stage::Stage;
@@ -68,12 +68,22 @@ fn rollouts_table() -> Result<()> {
     table::judge(&groups)
 }
 
-/// A group of rows about one pair.
+/// A group of rows about one pair, whose elected side has the id on the workload.
 fn pair_of(name: &str, kind: &str, rows: impl FnOnce(&Stage, &Pair<'_>, &mut Group) -> Result<()>) -> Group {
+    pair_with(name, kind, Place::Workload, rows)
+}
+
+/// A group of rows about one pair.
+fn pair_with(
+    name: &str,
+    kind: &str,
+    place: Place,
+    rows: impl FnOnce(&Stage, &Pair<'_>, &mut Group) -> Result<()>,
+) -> Group {
     Group::new(name).filled(|group| {
         Stage::bare("rollouts", &[], |stage| {
             let twin = Namespace::new(stage.namespace.cluster(), "rollouts-twin")?;
-            rows(stage, &Pair::new(stage, &twin, kind)?, group)
+            rows(stage, &Pair::new(stage, &twin, kind, place)?, group)
         })
     })
 }

@@ -14,7 +14,7 @@ use leader_tests::wait;
 use leader_webhook::cli;
 use serde_json::{Value, json};
 
-use super::manifest::{self, Expected, MAIN, NAME};
+use super::manifest::{self, Expected, MAIN, NAME, Place};
 use super::table::{Group, Outcome};
 use crate::stage::Stage;
 
@@ -32,7 +32,8 @@ pub(super) struct Side<'a> {
     namespace: &'a Namespace<'static>,
     /// As kubectl names it.
     pub(super) object: String,
-    pub(super) elected: bool,
+    /// Where it has the id; the twin has none.
+    place: Option<Place>,
 }
 
 impl Side<'_> {
@@ -42,7 +43,7 @@ impl Side<'_> {
 
     /// `kubectl VERB -f -` of a manifest, with the id when this is the elected side.
     pub(super) fn send(&self, verb: &[&str], plain: &Value) -> Result<Output> {
-        let manifest = if self.elected { manifest::elected(plain) } else { plain.clone() };
+        let manifest = self.place.map_or_else(|| plain.clone(), |place| manifest::elected(plain, place));
         self.namespace.kubectl(verb).args(["-f", "-"]).input(manifest.to_string()).output()
     }
 
@@ -110,25 +111,26 @@ pub(super) struct Pair<'a> {
     stage: &'a Stage,
     twin: &'a Namespace<'static>,
     object: String,
+    place: Place,
     /// The agent's image that the webhook injects.
     agent: String,
 }
 
 impl<'a> Pair<'a> {
-    pub(super) fn new(stage: &'a Stage, twin: &'a Namespace<'static>, kind: &str) -> Result<Self> {
+    pub(super) fn new(stage: &'a Stage, twin: &'a Namespace<'static>, kind: &str, place: Place) -> Result<Self> {
         for namespace in [&stage.namespace, twin] {
             namespace.run(&["create", "serviceaccount", "builder"])?;
         }
         let object = format!("{}/{NAME}", kind.to_lowercase());
-        Ok(Self { stage, twin, object, agent: stage.image("leader-agent")?.to_owned() })
+        Ok(Self { stage, twin, object, place, agent: stage.image("leader-agent")?.to_owned() })
     }
 
     pub(super) fn elected(&self) -> Side<'_> {
-        Side { namespace: &self.stage.namespace, object: self.object.clone(), elected: true }
+        Side { namespace: &self.stage.namespace, object: self.object.clone(), place: Some(self.place) }
     }
 
     pub(super) fn plain(&self) -> Side<'_> {
-        Side { namespace: self.twin, object: self.object.clone(), elected: false }
+        Side { namespace: self.twin, object: self.object.clone(), place: None }
     }
 
     /// Makes both with a write, which is no row.
@@ -188,7 +190,10 @@ impl<'a> Pair<'a> {
     }
 
     fn compare(&self, elected: &Value, plain: &Value) -> Result<()> {
-        self.injected(elected, plain)?;
+        match self.place {
+            Place::Workload => self.injected(elected, plain)?,
+            Place::Template => left_alone(elected)?,
+        }
         let given_back = eject(elected)?;
         let (ours, theirs) = (at_no_time(&given_back["spec"]["template"]), at_no_time(&plain["spec"]["template"]));
         ensure!(ours == theirs, "ejected, against the twin: {}", differences(&theirs, &ours));
@@ -237,6 +242,17 @@ impl<'a> Pair<'a> {
         }
         Ok(())
     }
+}
+
+/// The template asks for an election, and nothing is injected into it.
+fn left_alone(elected: &Value) -> Result<()> {
+    let template = &elected["spec"]["template"];
+    let annotations = &template["metadata"]["annotations"];
+    ensure!(annotations[names::ID] == NAME, "the template's annotations are {annotations}");
+    ensure!(annotations[names::INJECTED].is_null(), "the template is injected");
+    let inits = template["spec"]["initContainers"].as_array().into_iter().flatten();
+    ensure!(inits.into_iter().all(|init| init["name"] != names::INIT_CONTAINER), "the template is injected");
+    Ok(())
 }
 
 /// The record on an injected template.
