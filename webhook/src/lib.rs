@@ -11,6 +11,5 @@ pub mod metrics;
 pub mod registry;
 pub mod review;
 pub mod run;
-pub mod sent;
 pub mod server;
 pub mod settings;
