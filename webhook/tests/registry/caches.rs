@@ -61,10 +61,11 @@ async fn what_came_too_late_for_one_is_there_for_the_next() {
     registry.put_image("app", Some("1"), &json!({ "Cmd": ["/app"] }));
     let (sender, receiver) = std::sync::mpsc::channel::<()>();
     let gate = std::sync::Mutex::new(receiver);
-    // The first answer waits until the test has seen the look-up given up.
+    // The first answer waits until the test has seen the look-up given up. In place: a worker that blocks otherwise may be the one that
+    // was to fire the look-up's timer.
     registry.rule(move |asked| {
         if asked.path.contains("/blobs/") {
-            let _ = gate.lock().unwrap().recv_timeout(Duration::from_secs(3));
+            let _ = tokio::task::block_in_place(|| gate.lock().unwrap().recv_timeout(Duration::from_secs(30)));
         }
         None
     });
