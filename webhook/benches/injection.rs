@@ -9,8 +9,14 @@ use leader_agent::names;
 use leader_webhook::{
     inject::{self, Decision, Defaults, Facts, ImageAnswer, ImageFacts, Outcome},
     review::{Plan, Review},
+    sent::Sent,
 };
+use mimalloc::MiMalloc;
 use serde_json::Value;
+
+/// The webhook's own.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 static MANIFESTS: [(&str, &LazyLock<Value>); 3] =
     [("small", &manifests::SMALL), ("median", &manifests::MEDIAN), ("large", &manifests::LARGE)];
@@ -36,7 +42,7 @@ fn answered(body: &[u8], facts: &Facts) -> Vec<u8> {
     let object = review.object.as_ref().expect("it has an object");
     let response = review.accept(decided(object, review.old.as_ref(), facts));
     assert!(response.allowed, "{response:?}");
-    serde_json::to_vec(&response.into_review()).expect("an answer is JSON")
+    serde_json::to_vec(&Sent::from(response)).expect("an answer is JSON")
 }
 
 fn without_id(object: &Value) -> Value {

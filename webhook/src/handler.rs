@@ -37,6 +37,7 @@ use crate::{
     metrics::{self, Metrics},
     registry::{Registries, cluster::Cluster},
     review::{self, Malformed, Plan, Review},
+    sent::Sent,
 };
 
 /// The longest body: the API server's own limit for a request.
@@ -315,7 +316,7 @@ async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
         Err(Rejection::Malformed(Malformed::Request { uid: Some(uid), reason })) => {
             webhook.metrics.count(metrics::Result::Malformed, started.elapsed());
             tracing::warn!(uid, reason, "refused a review that cannot be read");
-            return Json(review::refuse_unread(&uid, &reason).into_review()).into_response();
+            return Json(Sent::from(review::refuse_unread(&uid, &reason))).into_response();
         }
         Err(rejection) => return reject(&webhook, &rejection, started),
     };
@@ -332,7 +333,7 @@ async fn answer(State(webhook): State<Arc<Webhook>>, request: Request) -> Respon
         milliseconds = started.elapsed().as_millis(),
         message = response.result.message,
     );
-    Json(response.into_review()).into_response()
+    Json(Sent::from(response)).into_response()
 }
 
 fn reject(webhook: &Webhook, rejection: &Rejection, started: Instant) -> Response {

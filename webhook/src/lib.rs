@@ -11,5 +11,6 @@ pub mod metrics;
 pub mod registry;
 pub mod review;
 pub mod run;
+pub mod sent;
 pub mod server;
 pub mod settings;

@@ -61,7 +61,7 @@ impl Case<'_> {
 
         let live_before = live.as_ref().is_some_and(|live| live.intact && live.record.id == options.id.as_str());
         if let Some(live) = live.as_ref().filter(|live| live.intact && is_as_for(&live.record, options, &plain, root))
-            && canonical(&plain) == canonical(&live.plain)
+            && (plain == live.plain || canonical(&plain) == canonical(&live.plain))
         {
             let object = root.replaced(object, live.template.clone());
             let mut kept = self.outcome(object, &live.record, &live.plain, Made::KeptLive, live_before);

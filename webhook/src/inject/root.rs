@@ -40,16 +40,12 @@ impl Root {
 
     /// The object with another template.
     pub(super) fn replaced(self, object: &Value, template: Value) -> Value {
-        let pointer = match self {
+        let path = match self {
             Self::Pod => return template,
-            Self::Template => "/spec/template",
-            Self::JobTemplate => "/spec/jobTemplate/spec/template",
+            Self::Template => &["spec", "template"][..],
+            Self::JobTemplate => &["spec", "jobTemplate", "spec", "template"],
         };
-        let mut object = object.clone();
-        if let Some(place) = object.pointer_mut(pointer) {
-            *place = template;
-        }
-        object
+        with(object, path, template)
     }
 
     /// The path of the template's `metadata`.
@@ -69,4 +65,17 @@ impl Root {
             Self::JobTemplate => "spec.jobTemplate.spec.template.spec",
         }
     }
+}
+
+/// The object with another value at the path. What is replaced, which is most of a workload, is not copied before.
+fn with(object: &Value, path: &[&str], value: Value) -> Value {
+    let (Some((first, rest)), Value::Object(fields)) = (path.split_first(), object) else {
+        return if path.is_empty() { value } else { object.clone() };
+    };
+    let mut value = Some(value);
+    let copy = |(key, field): (&String, &Value)| {
+        let new = value.take_if(|_| key == first).map(|value| with(field, rest, value));
+        (key.clone(), new.unwrap_or_else(|| field.clone()))
+    };
+    fields.iter().map(copy).collect()
 }

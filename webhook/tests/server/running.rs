@@ -6,6 +6,7 @@ use axum::{
     body::Body,
     http::{Method, Request, Response, StatusCode, header},
 };
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use jiff::Timestamp;
@@ -191,7 +192,7 @@ pub(crate) fn patched(object: &Value, response: &Value) -> Value {
     let mut object = object.clone();
     if let Some(patch) = response.get("patch") {
         assert_eq!(response["patchType"], "JSONPatch");
-        let bytes: Vec<u8> = serde_json::from_value(patch.clone()).unwrap();
+        let bytes = BASE64_STANDARD.decode(patch.as_str().unwrap()).unwrap();
         let patch: json_patch::Patch = serde_json::from_slice(&bytes).unwrap();
         json_patch::patch(&mut object, &patch).unwrap();
     }

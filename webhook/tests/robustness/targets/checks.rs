@@ -6,6 +6,7 @@ use leader_agent::names;
 use leader_webhook::{
     inject::Facts,
     review::{Plan, Review},
+    sent::Sent,
 };
 use serde_json::Value;
 
@@ -40,7 +41,7 @@ pub(crate) fn body(body: &[u8], facts: &Facts, depth: Depth) {
     assert_eq!(response.uid, review.request.uid);
     let message = response.result.message.clone();
     let stored = review.object.as_ref().map(|object| judge::patched(object, &response));
-    let sent = serde_json::to_string(&response.into_review()).expect("an answer can be sent");
+    let sent = serde_json::to_string(&Sent::from(response)).expect("an answer can be sent");
     assert!(sent.contains(&serde_json::to_string(&review.request.uid).expect("a text is JSON")), "{sent}");
     match stored {
         Some(Ok(stored)) => accepted(&review, &stored, made.as_ref(), facts, depth),
