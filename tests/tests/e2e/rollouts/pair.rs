@@ -100,9 +100,10 @@ impl Seen {
         &self.object["spec"]["template"]
     }
 
-    /// Whether a rollout began since `before`, be it to a new revision or to an old one again.
+    /// Whether a rollout began since `before`, be it to a new revision or to an old one again. Old revisions go away at any time after one
+    /// (`revisionHistoryLimit`), which begins none.
     pub(super) fn rolled_since(&self, before: &Self) -> bool {
-        self.newest != before.newest || self.all != before.all
+        self.newest != before.newest || self.all.iter().any(|name| !before.all.contains(name))
     }
 }
 
