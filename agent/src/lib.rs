@@ -11,6 +11,8 @@ pub mod injected;
 pub mod install;
 pub mod lease;
 pub mod log;
+#[doc(hidden)]
+pub mod mutant;
 pub mod names;
 pub mod probes;
 pub mod program;
