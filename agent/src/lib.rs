@@ -2,6 +2,7 @@
 
 pub mod app;
 pub mod ask;
+pub mod campaign;
 pub mod clock;
 pub mod cpu;
 pub mod elector;
