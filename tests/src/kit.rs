@@ -13,15 +13,21 @@
 //! }
 //! ```
 
+mod cut;
 mod faults;
 mod namespace;
 mod private_registry;
+mod proxy;
 mod requests;
+mod servers;
 
-pub use faults::{ContainerProcesses, Cut, PodProcess};
+pub use cut::Cut;
+pub use faults::{ContainerProcesses, PodProcess};
 pub use namespace::Namespace;
 pub use private_registry::{PASSWORD, PrivateRegistry, USER};
+pub use proxy::{Answer, ApiProxy};
 pub use requests::Request;
+pub use servers::{EtcdSnapshot, PausedServer, StoppedServer};
 
 use crate::cluster::{Cluster, Status};
 use crate::progress::say;

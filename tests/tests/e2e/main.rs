@@ -10,6 +10,7 @@ mod entry_points;
 mod faults;
 mod figures;
 mod kinds;
+mod matrix;
 mod moves;
 mod probes;
 mod rollouts;
