@@ -5,6 +5,7 @@ pub mod ask;
 pub mod campaign;
 pub mod clock;
 pub mod cpu;
+pub mod election;
 pub mod elector;
 pub mod guard;
 pub mod id;
