@@ -19,6 +19,7 @@ mod namespace;
 mod private_registry;
 mod proxy;
 mod requests;
+mod rival;
 mod servers;
 
 pub use cut::Cut;
@@ -27,6 +28,7 @@ pub use namespace::Namespace;
 pub use private_registry::{PASSWORD, PrivateRegistry, USER};
 pub use proxy::{Answer, ApiProxy};
 pub use requests::Request;
+pub use rival::{Rival, RivalEvent, RivalOptions};
 pub use servers::{EtcdSnapshot, PausedServer, StoppedServer};
 
 use crate::cluster::{Cluster, Status};
