@@ -24,3 +24,7 @@ pub mod stop_signal;
 mod sys;
 pub mod term_file;
 pub mod timing;
+
+#[cfg(feature = "mutants")]
+#[doc(hidden)]
+pub use sys::rogue;

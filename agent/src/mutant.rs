@@ -129,6 +129,34 @@ mutants! {
     HoldIgnored: "hold",
     /// A standby acquires while election is being turned on.
     TurningOnIgnored: "turning on",
+    /// The app is started without a look at the timers.
+    TimersNotLookedAt: "kernel: armed before the start",
+    /// The app is gone when its first process is.
+    FirstIsAll: "kernel: gone means ECHILD",
+    /// The app is gone when a walk through /proc finds nothing of it.
+    EmptyWalkIsGone: "kernel: gone means ECHILD",
+    /// What the app leaves behind is not adopted by the agent.
+    AgentAdoptsNobody: "kernel: gone means ECHILD",
+    /// A process whose first thread has ended counts as ended.
+    FirstThreadIsProcess: "kernel: the kill loop",
+    /// The stub learns of the agent's end by wait() alone.
+    WaitTrusted: "kernel: the stub does not depend on wait()",
+    /// At the deadline the stub kills the agent, and waits for its end.
+    AgentWaitedFor: "kernel: the stub does not depend on wait()",
+    /// The stub does not look at the deadline.
+    StubWithoutDeadline: "kernel: two timers",
+    /// The agent has no timer of its own.
+    AgentWithoutTimer: "kernel: two timers",
+    /// A stub that is not PID 1 ends and leaves the killing to the kernel.
+    StubKillsNobody: "kernel: the kill loop",
+    /// A stub that is not PID 1 does not adopt what the agent leaves behind.
+    StubAdoptsNobody: "kernel: the kill loop",
+    /// A process that may not be killed is passed over.
+    DeniedPassedOver: "kernel: EPERM ends the agent",
+    /// A forced loss first says why, however long that takes.
+    LastWordsFirst: "kernel: a forced loss asks nobody",
+    /// The lock is held by the agent alone.
+    LockOfAgentAlone: "kernel: the lock is held by stub and agent",
 }
 
 #[cfg(feature = "mutants")]

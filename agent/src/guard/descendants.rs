@@ -15,6 +15,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal},
 };
 
+use crate::mutant::{self, Mutant};
+
 /// Process ids are below this (`PID_MAX_LIMIT` of a 64-bit kernel).
 const PID_LIMIT: usize = 4 * 1024 * 1024;
 /// Bits in a word of the marks.
@@ -23,8 +25,11 @@ const WORD: usize = u64::BITS as usize;
 const PASSES: usize = 16;
 /// Room for some hundred entries of /proc.
 const ENTRIES: usize = 16 * 1024;
-/// Room for the fields of `/proc/PID/stat` up to the parent: an id, a name of at most 64 bytes, a letter, an id.
-const STAT: usize = 256;
+/// Room for the fields of `/proc/PID/stat` up to the number of threads: a name of at most 64 bytes, a letter, numbers of at
+/// most 20 digits.
+const STAT: usize = 512;
+/// Fields between the parent and the number of threads (proc_pid_stat(5)).
+const BETWEEN: usize = 15;
 
 /// What a walk did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,7 +50,7 @@ pub(crate) struct Walker {
     entries: Box<[MaybeUninit<u8>]>,
 }
 
-/// The two fields of `/proc/PID/stat` that matter here.
+/// What matters here of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     ended: bool,
@@ -132,11 +137,16 @@ fn stat(proc: &OwnedFd, process: usize) -> Option<Stat> {
 }
 
 /// Takes a `stat` text apart. The name stands in parentheses and may hold anything, parentheses too.
+///
+/// The state is that of the first thread: a zombie with more threads than that one is a process that lives.
 fn parse(text: &[u8]) -> Option<Stat> {
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text.get(name_end + 1..)?.split(|&byte| byte == b' ').skip(1);
-    let ended = matches!(fields.next()?, b"Z" | b"X");
-    Some(Stat { ended, parent: digits(fields.next()?)? })
+    let state = fields.next()?;
+    let parent = digits(fields.next()?)?;
+    let alone = fields.nth(BETWEEN).and_then(digits).is_none_or(|threads| threads <= 1);
+    let ended = matches!(state, b"Z" | b"X") && (alone || mutant::is(Mutant::FirstThreadIsProcess));
+    Some(Stat { ended, parent })
 }
 
 /// A decimal number, or `None`.
@@ -175,6 +185,11 @@ mod tests {
         assert_eq!(stat, Stat { ended: false, parent: 17 });
         assert_eq!(parse(b"42 (x) Z 1 0").unwrap(), Stat { ended: true, parent: 1 });
         assert_eq!(parse(b"42 (x"), None);
+        let rest = b"17 42 42 0 -1 4227084 9 8 7 6 5 4 3 2 20 0";
+        for (state, threads, ended) in [("Z", "1", true), ("Z", "2", false), ("S", "1", false)] {
+            let text = [b"42 (x) ", state.as_bytes(), b" ", rest, b" ", threads.as_bytes(), b" 0 77"].concat();
+            assert_eq!(parse(&text).unwrap(), Stat { ended, parent: 17 }, "{state} {threads}");
+        }
         assert_eq!(parse(b"42 (x) S -1 0"), None);
     }
 

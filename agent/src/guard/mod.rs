@@ -54,10 +54,13 @@ use self::{
     descendants::Walker,
     stub::{READY, READY_UNLOCKED, Stub},
 };
-use crate::sys::{
-    process::{Fork, fork, group},
-    scheduler,
-    signals::{SignalSet, descriptor, set_default},
+use crate::{
+    mutant::{self, Mutant},
+    sys::{
+        process::{Fork, fork, group},
+        scheduler,
+        signals::{SignalSet, descriptor, set_default},
+    },
 };
 
 /// The container's exit code after a forced loss: that of a process ended by SIGKILL, as everything in it was.
@@ -193,6 +196,7 @@ pub fn start(options: &GuardOptions, HeldSignals { mask }: HeldSignals) -> Resul
     match fork().map_err(part("a second process", "Is a limit of processes (pids.max, ulimit -u) reached?"))? {
         Fork::Parent(agent) => {
             drop(ready_read);
+            let lock = lock.filter(|_| !mutant::is(Mutant::LockOfAgentAlone));
             Stub { timer, signals, ready: ready_write, walker, _lock: lock }.run(agent)
         }
         Fork::Child => {
@@ -220,7 +224,9 @@ fn become_agent(timer: SharedTimer, stub: Pid) -> Result<Deadline, GuardError> {
     if getppid() != Some(stub) {
         return Err(GuardError::StubGone);
     }
-    set_child_subreaper(Some(getpid())).map_err(failed("a subreaper (PR_SET_CHILD_SUBREAPER)"))?;
+    if !mutant::is(Mutant::AgentAdoptsNobody) {
+        set_child_subreaper(Some(getpid())).map_err(failed("a subreaper (PR_SET_CHILD_SUBREAPER)"))?;
+    }
     // A group of its own: what the terminal sends to the stub's group would arrive twice.
     let _ = setpgid(None, None);
     let _ = scheduler::set_slice(scheduler::SHORTEST_SLICE);
@@ -303,7 +309,9 @@ impl Guard {
     /// stderr if that takes it without delay.
     pub fn die(&self, reason: &str) -> ! {
         // Should saying why take long after all, the end does not wait for it.
-        let _ = self.deadline.shared.fire_in(LAST_WORDS);
+        if !mutant::is(Mutant::LastWordsFirst) {
+            let _ = self.deadline.shared.fire_in(LAST_WORDS);
+        }
         say(reason);
         let _ = self.deadline.shared.fire();
         loop {
@@ -331,7 +339,8 @@ fn say(line: &str) {
     });
     let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
     let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if at_once && poll(&mut polled, Some(&no_time)) == Ok(1) && polled[0].revents().contains(PollFlags::OUT) {
+    let mut ready = || poll(&mut polled, Some(&no_time)) == Ok(1) && polled[0].revents().contains(PollFlags::OUT);
+    if (at_once && ready()) || mutant::is(Mutant::LastWordsFirst) {
         let line = format!("leader-agent: {line}: ending everything at once\n");
         let _ = rustix::io::write(stderr, line.as_bytes().get(..PIECE).unwrap_or(line.as_bytes()));
     }

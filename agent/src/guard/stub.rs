@@ -14,9 +14,12 @@ use rustix::{
 };
 
 use super::{FORCED_LOSS, START_FAILED, deadline::SharedTimer, descendants::Walker};
-use crate::sys::{
-    process::{Waited, exit_now, wait_any},
-    scheduler, signals,
+use crate::{
+    mutant::{self, Mutant},
+    sys::{
+        process::{Waited, exit_now, wait_any},
+        scheduler, signals,
+    },
 };
 
 /// Said to the agent when the stub is ready and its memory is locked.
@@ -48,7 +51,9 @@ impl Stub {
             // The agent, which waits for the stub's word, reports it when the pipe closes.
             exit_now(START_FAILED);
         };
-        let _ = set_child_subreaper(Some(getpid()));
+        if !mutant::is(Mutant::StubAdoptsNobody) {
+            let _ = set_child_subreaper(Some(getpid()));
+        }
         let _ = scheduler::set_slice(scheduler::SHORTEST_SLICE);
         let word = if self.lock_memory() { READY } else { READY_UNLOCKED };
         let _ = rustix::io::write(&self.ready, &[word]);
@@ -70,7 +75,11 @@ impl Stub {
                 Err(_) => return FORCED_LOSS,
             }
             let [timer, end, signal] = polled.map(|descriptor| !descriptor.revents().is_empty());
-            if timer {
+            if timer && !mutant::is(Mutant::StubWithoutDeadline) {
+                if mutant::is(Mutant::AgentWaitedFor) {
+                    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+                    while !matches!(wait_any(), Ok(Waited::Ended { pid, .. }) if pid == agent) {}
+                }
                 return FORCED_LOSS;
             }
             if signal {
@@ -82,7 +91,7 @@ impl Stub {
                     return code;
                 }
             }
-            if end {
+            if end && !mutant::is(Mutant::WaitTrusted) {
                 // Ended, and yet wait() has no word of it: a debugger has it first.
                 return FORCED_LOSS;
             }
@@ -109,7 +118,7 @@ impl Stub {
 
     /// Ends everything, then itself.
     fn end(mut self, agent: &OwnedFd, code: u8) -> ! {
-        if getpid() == Pid::INIT {
+        if getpid() == Pid::INIT || mutant::is(Mutant::StubKillsNobody) {
             exit_now(code);
         }
         // By descriptor: reaped already, its id may be a stranger's.
