@@ -1,5 +1,6 @@
 //! The supervisor that holds a Lease and runs an application on exactly one replica.
 
+pub mod api;
 pub mod app;
 pub mod ask;
 pub mod campaign;
@@ -13,6 +14,7 @@ pub mod injected;
 pub mod install;
 pub mod lease;
 pub mod log;
+pub mod metrics;
 #[doc(hidden)]
 pub mod mutant;
 pub mod names;
@@ -20,6 +22,7 @@ pub mod probes;
 pub mod program;
 pub mod run;
 pub mod settings;
+pub mod status_file;
 pub mod stop_signal;
 mod sys;
 pub mod term_file;

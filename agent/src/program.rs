@@ -56,7 +56,8 @@ fn run_guarded(arguments: RunArguments, held: HeldSignals) -> ExitCode {
         Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     // From here on there are two processes: the first one stays behind as the stub.
-    let guard = match guard::start(&GuardOptions { state_dir: settings.state_dir.clone() }, held) {
+    let options = GuardOptions { state_dir: settings.state_dir.clone(), status_file: settings.status_file.clone() };
+    let guard = match guard::start(&options, held) {
         Ok(guard) => guard,
         Err(error) => return fail(&error.to_string()),
     };

@@ -2,12 +2,13 @@
 //!
 //! One task on one thread: whatever happens is handed to the elector in the order in which it is seen here.
 
-use std::{ffi::OsString, path::Path, time::Duration};
+use std::{ffi::OsString, io, path::Path, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::sleep};
 use tracing::{error, info, warn};
 
 use crate::{
+    api::{publisher::Publisher, routes::Api, status::Candidate},
     app::{App, AppEvent, SignalError},
     campaign::{Campaign, Demand},
     elector::{Event, Settings, StopReason},
@@ -22,6 +23,7 @@ use crate::{
         server::{Server, ServerError},
     },
     settings::RunSettings,
+    status_file::{StatusFile, StatusFileError},
     term_file::{self, TermFile},
 };
 
@@ -40,10 +42,13 @@ pub enum RunError {
     Credentials(#[from] credentials::CredentialsError),
     /// Signals cannot be received.
     #[error("cannot listen for signals: {0}")]
-    Signals(#[source] std::io::Error),
+    Signals(#[source] io::Error),
     /// The kubelet cannot be answered.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// The status file cannot be kept.
+    #[error(transparent)]
+    StatusFile(#[from] StatusFileError),
 }
 
 /// Campaigns, and runs the command while leading, until a signal or the command's end. Returns the code to end with.
@@ -72,9 +77,18 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         preparation: settings.hooks.pre_stop.as_ref().map_or(Duration::ZERO, |_| settings.termination_grace),
         reclaim: reclaim_dir.and_then(term_file::read),
     };
-    let campaign = Campaign::new(client, candidate, reclaim_dir.and_then(open_term_file));
+    let named = Candidate {
+        id: candidate.name.clone(),
+        namespace: candidate.namespace.clone(),
+        identity: candidate.identity.clone(),
+    };
+    let status_file = settings.status_file.as_deref().map(|path| StatusFile::new(path, &settings.name)).transpose()?;
+    let publisher = Publisher::new(&named, status_file);
+    let mut campaign = Campaign::new(client, candidate, reclaim_dir.and_then(open_term_file));
+    campaign.count_in(Arc::clone(publisher.metrics()));
     let (asks, questions) = mpsc::channel(routes::QUESTIONS);
-    server.serve(move |origin, request| routes::respond(asks.clone(), origin, request));
+    let api = Api::new(named, publisher.subscribe(), Arc::clone(publisher.metrics()), asks);
+    server.serve(move |origin, request| api.clone().respond(origin, request));
     let mut run = Run {
         prober: Prober::new(
             settings.probes.clone(),
@@ -83,9 +97,11 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
             settings.termination_grace,
             questions,
         ),
+        publisher,
         campaign,
         guard,
         app: None,
+        gone: false,
         killing: false,
         code: ORDERLY,
         app_failed: false,
@@ -101,6 +117,7 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
             signal = signals.next() => run.signalled(signal),
             event = next_app_event(&mut run.app) => run.app_event(event),
             () = sleep(KILL_PAUSE), if run.killing => run.kill(),
+            done = run.publisher.withdrawn(), if run.gone => run.withdrawn(done),
             () = run.campaign.turn(wake) => {}
             // Last: an app that answers without end uses up all that tokio lets a task do in one go, the clock's part as well.
             () = run.prober.turn() => {}
@@ -114,11 +131,14 @@ struct Run {
     campaign: Campaign,
     guard: Guard,
     app: Option<App>,
+    /// Nothing of the app is left, and the elector has not heard of it.
+    gone: bool,
     killing: bool,
     code: u8,
     /// The app's start has failed for good.
     app_failed: bool,
     prober: Prober,
+    publisher: Publisher,
 }
 
 impl Run {
@@ -133,9 +153,11 @@ impl Run {
             }
             match self.prober.order() {
                 Some(order) => self.carry_out_order(order),
-                None => return None,
+                None => break,
             }
         }
+        self.publisher.refresh(self.campaign.elector());
+        None
     }
 
     fn carry_out_order(&mut self, order: Order) {
@@ -179,7 +201,13 @@ impl Run {
                         self.guard.die(&error.to_string());
                     }
                 }
-                Demand::Die(loss) => self.guard.die(&loss.to_string()),
+                Demand::Die(loss) => {
+                    self.publisher.dies();
+                    if self.gone {
+                        self.guard.die("the status file was not removed in time");
+                    }
+                    self.guard.die(&loss.to_string())
+                }
                 Demand::End => return Some(if self.app_failed { self.code.max(APP_FAILED) } else { self.code }),
             }
         }
@@ -198,6 +226,7 @@ impl Run {
             Ok(app) => {
                 self.app = Some(app);
                 self.prober.app_started();
+                self.publisher.app_started(token);
             }
             Err(error) => {
                 error!(%error, "cannot start the application");
@@ -210,6 +239,7 @@ impl Run {
 
     fn stop(&mut self, reason: StopReason) {
         self.prober.app_stops();
+        self.publisher.app_stops(reason);
         if reason != StopReason::Shutdown {
             warn!(%reason, "stopping the application");
             self.signal_app(self.settings.stop_signal.number());
@@ -232,7 +262,7 @@ impl Run {
         }
     }
 
-    fn signalled(&mut self, signal: std::io::Result<i32>) {
+    fn signalled(&mut self, signal: io::Result<i32>) {
         let signal = match signal {
             Ok(signal) => signal,
             Err(error) => self.guard.die(&format!("cannot receive signals: {error}")),
@@ -244,16 +274,18 @@ impl Run {
         }
     }
 
-    fn app_event(&mut self, event: std::io::Result<AppEvent>) {
+    fn app_event(&mut self, event: io::Result<AppEvent>) {
         let event = match event {
             Ok(AppEvent::NotStarted(error)) => {
                 self.prober.app_stops();
+                self.publisher.app_stops(StopReason::AppExited);
                 error!(%error, "cannot start the application");
                 self.code = error.exit_code();
                 Event::AppExited
             }
             Ok(AppEvent::Exited { code }) => {
                 self.prober.app_stops();
+                self.publisher.app_stops(StopReason::AppExited);
                 info!(code, "the application ended");
                 self.code = code;
                 Event::AppExited
@@ -266,16 +298,27 @@ impl Run {
                     // It was stopped in place: how it ended is not how this process will.
                     self.code = ORDERLY;
                 }
-                Event::AppGone
+                // The Lease is released next: not while a file says that this candidate leads.
+                self.gone = true;
+                return;
             }
             Err(error) => self.guard.die(&format!("cannot wait for the application's processes: {error}")),
         };
         self.campaign.handle(event);
     }
+
+    /// Nothing says any more that this candidate leads, unless the file could not be removed.
+    fn withdrawn(&mut self, done: io::Result<()>) {
+        if let Err(error) = done {
+            self.guard.die(&format!("cannot remove the status file: {error}"));
+        }
+        self.gone = false;
+        self.campaign.handle(Event::AppGone);
+    }
 }
 
 /// The app's next event; never, while there is no app.
-async fn next_app_event(app: &mut Option<App>) -> std::io::Result<AppEvent> {
+async fn next_app_event(app: &mut Option<App>) -> io::Result<AppEvent> {
     match app {
         Some(app) => app.next_event().await,
         None => std::future::pending().await,

@@ -5,7 +5,7 @@
 
 mod told;
 
-use std::{future::Future, pin::Pin, rc::Rc, time::Duration};
+use std::{future::Future, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::{
@@ -18,8 +18,9 @@ use self::told::Told;
 use crate::{
     clock::Now,
     cpu,
-    elector::{Action, Elector, Event, Loss, Settings, Source, StopReason},
+    elector::{Action, Elector, Event, Loss, Role, Settings, Source, StopReason},
     lease::{client::LeaseClient, watch::watch},
+    metrics::Metrics,
     term_file::TermFile,
 };
 
@@ -68,6 +69,7 @@ pub struct Campaign {
     observations: mpsc::Receiver<Event>,
     watching: Pin<Box<dyn Future<Output = ()>>>,
     term_file: Option<TermFile>,
+    metrics: Option<Arc<Metrics>>,
     told: Told,
     /// The CPU limit is below one core, or cannot be read.
     starved: bool,
@@ -91,10 +93,16 @@ impl Campaign {
             observations,
             watching: Box::pin(async move { watch(&watched, timing.lease(), sender).await }),
             term_file,
+            metrics: None,
             told: Told::default(),
             starved: timing.is_starved(),
             tick: Instant::now() + TICK,
         }
+    }
+
+    /// Has renewals counted in `metrics`.
+    pub fn count_in(&mut self, metrics: Arc<Metrics>) {
+        self.metrics = Some(metrics);
     }
 
     /// Where the election stands.
@@ -201,8 +209,13 @@ impl Campaign {
 
     fn write(&mut self, attempt: u64, body: serde_json::Value) {
         let client = Rc::clone(&self.client);
+        let metrics = self.metrics.clone().filter(|_| self.elector.role() == Role::Leader);
         self.requests.push(Box::pin(async move {
+            let sent = Instant::now();
             let (reply, error) = client.write(&body).await;
+            if let Some(metrics) = metrics {
+                metrics.count_renewal(&reply, sent.elapsed());
+            }
             // Losing a race is no news.
             let complaint =
                 error.filter(|error| !error.is_lost_race()).map(|error| format!("cannot write the Lease: {error}"));

@@ -103,6 +103,16 @@ impl Elector {
         self.sighting.as_ref()?.record()?.holder.as_deref()
     }
 
+    /// The transitions of the Lease last seen.
+    pub fn transitions(&self) -> Option<i32> {
+        Some(self.sighting.as_ref()?.record()?.transitions)
+    }
+
+    /// The safety margin at present: that of the durations, or more on a machine whose timers are late.
+    pub fn margin(&self) -> Duration {
+        self.margin
+    }
+
     /// Whether this candidate will end rather than stand by again.
     pub fn is_closing(&self) -> bool {
         self.closing

@@ -7,7 +7,7 @@
 //! ```no_run
 //! # use leader_agent::guard::{self, GuardOptions};
 //! let held = guard::hold_signals().expect("the kernel blocks signals");
-//! let mut guard = match guard::start(&GuardOptions { state_dir: None }, held) {
+//! let mut guard = match guard::start(&GuardOptions::default(), held) {
 //!     Ok(guard) => guard,
 //!     Err(error) => {
 //!         eprintln!("{error}");
@@ -32,8 +32,9 @@ mod signals;
 mod stub;
 
 use std::{
+    ffi::CString,
     fmt, io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -88,6 +89,8 @@ pub fn hold_signals() -> Result<HeldSignals, GuardError> {
 pub struct GuardOptions {
     /// The folder of the lock, which must outlive the container and belong to it alone. Without one there is no reclaim.
     pub state_dir: Option<PathBuf>,
+    /// A file that says that this process leads: the stub removes it when the agent alone was killed.
+    pub status_file: Option<PathBuf>,
 }
 
 /// Why the guard could not be set up, or did not hold.
@@ -184,6 +187,7 @@ pub fn start(options: &GuardOptions, HeldSignals { mask }: HeldSignals) -> Resul
     })?;
     let walker = Walker::new().map_err(part("a list of processes from /proc", "Mount /proc in the container."))?;
     let (lock, mut notes) = take_lock(options.state_dir.as_deref());
+    let status_file = options.status_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
     let (ready_read, ready_write) = pipe_with(PipeFlags::CLOEXEC)
         .map_err(|errno| part("a pipe", "Is the limit of open files (ulimit -n) below 16?")(errno.into()))?;
     // No tracing by the app's user: a debugger could hold back the end of either process.
@@ -197,7 +201,7 @@ pub fn start(options: &GuardOptions, HeldSignals { mask }: HeldSignals) -> Resul
         Fork::Parent(agent) => {
             drop(ready_read);
             let lock = lock.filter(|_| !mutant::is(Mutant::LockOfAgentAlone));
-            Stub { timer, signals, ready: ready_write, walker, _lock: lock }.run(agent)
+            Stub { timer, signals, ready: ready_write, walker, status_file, _lock: lock }.run(agent)
         }
         Fork::Child => {
             drop((ready_write, signals, walker));

@@ -2,7 +2,9 @@
 
 mod api;
 mod hooks;
+mod leader;
 mod pod;
 mod port;
 mod probes;
 mod signals;
+mod status_file;
