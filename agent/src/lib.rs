@@ -18,6 +18,7 @@ pub mod metrics;
 #[doc(hidden)]
 pub mod mutant;
 pub mod names;
+pub mod observe;
 pub mod probes;
 pub mod program;
 pub mod run;

@@ -56,7 +56,7 @@ pub enum RunError {
 /// # Errors
 /// Only before the campaign begins: the caller ends with code 2.
 pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), RunError> {
-    let config = credentials::find(settings.credentials_dir.as_deref()).await?;
+    let config = credentials::named(settings.kubeconfig.as_deref(), settings.credentials_dir.as_deref()).await?;
     let mut signals = Signals::new(&guard).map_err(RunError::Signals)?;
     let server = Server::bind(settings.port, settings.state_dir.as_deref())?;
     let namespace = settings.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());

@@ -8,6 +8,7 @@ use crate::{
     id::{IdError, LeaderId},
     injected::{Injected, InjectedError},
     names,
+    observe::ObserveArguments,
     probes::{
         Kind,
         spec::{Hooks, Probes},
@@ -35,6 +36,8 @@ pub enum Command {
     },
     /// Campaign for a Lease and run a command while holding it
     Run(Box<RunArguments>),
+    /// Campaign for a Lease, run nothing, and keep a status file while holding it
+    Observe(Box<ObserveArguments>),
     /// Ask the agent of this container whether a probe passes
     Probe {
         /// Which one
@@ -106,6 +109,9 @@ pub struct RunArguments {
     /// A folder that outlives the container and belongs to it alone: leadership is taken up again after a restart
     #[arg(long, env = names::env::STATE_DIR)]
     state_dir: Option<PathBuf>,
+    /// The kubeconfig [default: the pod's service account; outside a pod KUBECONFIG, or ~/.kube/config]
+    #[arg(long, conflicts_with = "credentials_dir")]
+    kubeconfig: Option<PathBuf>,
     /// A folder with `token`, `ca.crt` and `namespace` [default: the pod's service account]
     #[arg(long, env = names::env::CREDENTIALS_DIR)]
     credentials_dir: Option<PathBuf>,
@@ -150,6 +156,8 @@ pub struct RunSettings {
     pub state_dir: Option<PathBuf>,
     /// Whether the identity names this container of this pod, so that a restart of it may take up its own term again.
     pub reclaims: bool,
+    /// The kubeconfig that was named.
+    pub kubeconfig: Option<PathBuf>,
     /// The folder with the account's token.
     pub credentials_dir: Option<PathBuf>,
     /// The command and its arguments.
@@ -242,6 +250,7 @@ impl RunArguments {
             timing,
             state_dir: self.state_dir,
             reclaims,
+            kubeconfig: self.kubeconfig,
             credentials_dir: self.credentials_dir,
             command: self.command,
             stop_signal: stop_signal.unwrap_or_default(),

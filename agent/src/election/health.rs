@@ -53,9 +53,8 @@ pub(super) fn serve(asked_for: Option<(u16, Option<Check>)>) -> Result<Arc<Atomi
 
 async fn respond(health: Health, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let answer = match request.uri().path() {
-        "/livez" => health.check().await,
         "/readyz" if !health.seen.load(Ordering::Relaxed) => Err("the Lease was not seen yet".to_owned()),
-        "/readyz" => health.check().await,
+        "/livez" | "/readyz" => health.check().await,
         _ => return text(StatusCode::NOT_FOUND, "there is nothing here: ask /livez or /readyz"),
     };
     match answer {

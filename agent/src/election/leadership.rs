@@ -100,6 +100,11 @@ impl Leadership {
     }
 }
 
+/// Called with the leadership that begins.
+pub(super) type OnStarted = Box<dyn FnMut(&Leadership) + Send>;
+/// Called when a term's future is gone.
+pub(super) type OnStopped = Box<dyn FnMut() + Send>;
+
 /// The caller's half of a term: what runs in it.
 pub(super) struct Held {
     leadership: Leadership,
@@ -112,8 +117,8 @@ impl Held {
     pub(super) async fn lead<L, F>(
         self,
         lead: &mut L,
-        on_started: Option<&mut Box<dyn FnMut(&Leadership) + Send>>,
-        on_stopped: Option<&mut Box<dyn FnMut() + Send>>,
+        on_started: Option<&mut OnStarted>,
+        on_stopped: Option<&mut OnStopped>,
     ) -> Option<F::Output>
     where
         L: FnMut(Leadership) -> F,

@@ -32,6 +32,7 @@
 //! The connections to the API server belong to the campaign's thread, which is why a [`kube::Config`] can be given, and a client cannot.
 
 mod candidate;
+mod error;
 mod health;
 mod leadership;
 mod timer;
@@ -39,7 +40,6 @@ mod timer;
 use std::{
     fmt,
     future::Future,
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -48,21 +48,19 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-pub use self::leadership::Leadership;
 use self::{
     candidate::{Candidate, News},
     health::Check,
+    leadership::{OnStarted, OnStopped},
     timer::ProcessTimer,
 };
+pub use self::{error::ElectionError, leadership::Leadership};
 use crate::{
     cpu,
-    elector::{Loss, Settings},
-    id::{IdError, LeaderId},
-    lease::{
-        client::LeaseClient,
-        credentials::{self, CredentialsError},
-    },
-    timing::{Timing, TimingError},
+    elector::Settings,
+    id::LeaderId,
+    lease::{client::LeaseClient, credentials},
+    timing::Timing,
 };
 
 /// Between the moment at which the future is dropped and the one at which the process is killed if it still is there. Dropping a
@@ -78,49 +76,8 @@ pub enum Outcome<T> {
     Stopped,
 }
 
-/// Why an election did not begin, or was lost by force.
-#[derive(Debug, thiserror::Error)]
-pub enum ElectionError {
-    /// The Lease's name is none.
-    #[error("the Lease's name: {0}")]
-    Name(#[from] IdError),
-    /// The namespace is none.
-    #[error("the namespace {0:?} is not a DNS label: use the name of a namespace, e.g. `default`")]
-    Namespace(String),
-    /// There is no identity.
-    #[error(
-        "no identity: set POD_NAME (through the downward API, in a pod), or give a name that is unique to this process"
-    )]
-    NoIdentity,
-    /// The durations do not fit.
-    #[error(transparent)]
-    Timing(#[from] TimingError),
-    /// The API server cannot be asked.
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
-    /// The health port cannot be listened on.
-    #[error("cannot listen on health port {port}: {source}")]
-    HealthPort {
-        /// The port.
-        port: u16,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The timer that kills could not be made, or does not hold what was asked for; nothing runs.
-    #[error(
-        "cannot use a timer on CLOCK_BOOTTIME: {0}. EAGAIN means that this user's limit of pending signals (ulimit -i) is used up"
-    )]
-    Timer(#[source] io::Error),
-    /// No thread or runtime could be made.
-    #[error("cannot start the election's thread: {0}")]
-    Thread(#[source] io::Error),
-    /// Leadership was lost without a stop in time. The future is gone. Whoever goes on begins with a new election.
-    #[error("leadership was lost: {0}")]
-    Lost(Loss),
-    /// The election's thread panicked; the future is gone, and the Lease is left to run out.
-    #[error("the election's thread panicked: its message is on stderr. The Lease was not released")]
-    Panicked,
-}
+/// Called with the identity of who leads now.
+type OnNewLeader = Box<dyn FnMut(&str) + Send>;
 
 /// Ends an election from anywhere: [`Election::stop_handle`].
 #[derive(Clone, Debug)]
@@ -152,9 +109,9 @@ pub struct Election {
     kubeconfig: Option<PathBuf>,
     lease_duration: Option<Duration>,
     wind_down: Duration,
-    on_started: Option<Box<dyn FnMut(&Leadership) + Send>>,
-    on_stopped: Option<Box<dyn FnMut() + Send>>,
-    on_new_leader: Option<Box<dyn FnMut(&str) + Send>>,
+    on_started: Option<OnStarted>,
+    on_stopped: Option<OnStopped>,
+    on_new_leader: Option<OnNewLeader>,
     health_port: Option<u16>,
     health_check: Option<Check>,
     kills: bool,
@@ -323,10 +280,9 @@ impl Election {
         let identity = identity.ok_or(ElectionError::NoIdentity)?;
         let lease = self.lease_duration.unwrap_or(Timing::default().lease());
         let timing = Timing::new(lease, Some(self.wind_down.saturating_add(CANCELLATION)), cpu::is_starved())?;
-        let config = match (self.config.take(), &self.kubeconfig) {
-            (Some(config), _) => credentials::checked(config)?,
-            (None, Some(path)) => credentials::of_kubeconfig(path).await?,
-            (None, None) => credentials::find(None).await?,
+        let config = match self.config.take() {
+            Some(config) => credentials::checked(config)?,
+            None => credentials::named(self.kubeconfig.as_deref(), None).await?,
         };
         let namespace = self.namespace.take().unwrap_or_else(|| config.default_namespace.clone());
         // A namespace's name follows the same rule as an id.

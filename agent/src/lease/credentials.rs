@@ -73,11 +73,22 @@ pub async fn find(folder: Option<&Path>) -> Result<Config, CredentialsError> {
     }
 }
 
+/// What the kubeconfig at `path` says where one is named, else as [`find`] does.
+///
+/// # Errors
+/// When neither can be used.
+pub async fn named(path: Option<&Path>, folder: Option<&Path>) -> Result<Config, CredentialsError> {
+    match path {
+        Some(path) => of_kubeconfig(path).await,
+        None => find(folder).await,
+    }
+}
+
 /// What the kubeconfig at `path` says, also in a pod.
 ///
 /// # Errors
 /// When it cannot be used.
-pub async fn of_kubeconfig(path: &Path) -> Result<Config, CredentialsError> {
+async fn of_kubeconfig(path: &Path) -> Result<Config, CredentialsError> {
     let named = |source| CredentialsError::Named { path: path.to_owned(), source };
     let kubeconfig = Kubeconfig::read_from(path).map_err(named)?;
     checked(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(named)?)

@@ -9,6 +9,7 @@ mod blocked;
 mod forced;
 mod health;
 mod link;
+mod outside;
 mod stage;
 mod terms;
 
@@ -20,6 +21,6 @@ fn main() -> ExitCode {
     if let Some(role) = blocked::role() {
         return blocked::play(&role);
     }
-    let trials = terms::trials().into_iter().chain(forced::trials()).chain(blocked::trials()).chain(health::trials());
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    let trials = [terms::trials(), forced::trials(), blocked::trials(), health::trials(), outside::trials()];
+    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit_code()
 }
