@@ -117,8 +117,6 @@ mutants! {
     StartsUnarmed: "killing: armed before the start",
     /// The deadline is taken away when the app's first process has ended.
     DisarmsAtExit: "killing: disarmed after the last process",
-    /// The deadline passes and nothing happens.
-    DeadlineIgnored: "killing: a forced loss ends everything",
     /// After a forced loss this process is a candidate again.
     ForcedLossCampaigns: "killing: a forced loss ends everything",
     /// Processes that outlive KILL are waited for.
@@ -139,7 +137,7 @@ mutants! {
     AgentAdoptsNobody: "kernel: gone means ECHILD",
     /// A process whose first thread has ended counts as ended.
     FirstThreadIsProcess: "kernel: the kill loop",
-    /// The stub learns of the agent's end by wait() alone.
+    /// The stub learns of the agent's end by `wait()` alone.
     WaitTrusted: "kernel: the stub does not depend on wait()",
     /// At the deadline the stub kills the agent, and waits for its end.
     AgentWaitedFor: "kernel: the stub does not depend on wait()",
@@ -168,6 +166,12 @@ std::thread_local! {
 #[cfg(feature = "mutants")]
 pub fn choose(mutant: Option<Mutant>) {
     CHOSEN.set(mutant);
+}
+
+/// The mistake that this thread makes.
+#[cfg(feature = "mutants")]
+pub fn chosen() -> Option<Mutant> {
+    CHOSEN.get()
 }
 
 /// Whether this thread makes that mistake.
