@@ -13,6 +13,7 @@
 //! }
 //! ```
 
+mod cpu_limit;
 mod cut;
 mod faults;
 mod namespace;
@@ -21,7 +22,9 @@ mod proxy;
 mod requests;
 mod rival;
 mod servers;
+mod wall_clock;
 
+pub use cpu_limit::{CpuLimit, LimitOf};
 pub use cut::Cut;
 pub use faults::{ContainerProcesses, PodProcess};
 pub use namespace::Namespace;

@@ -4,8 +4,10 @@
 //! written as Markdown. It takes more than an hour: `cargo xtask test faults`; left out without `LEADER_TESTS_FAULTS=1`.
 
 mod broken;
+mod lease;
 mod network;
 mod outcome;
+mod process;
 mod proxied;
 mod restored;
 mod row;
@@ -13,6 +15,7 @@ mod servers;
 mod table;
 mod tokens;
 mod trial;
+mod workloads;
 
 pub(crate) use broken::Broken;
 pub(crate) use row::{Follow, Row};

@@ -37,6 +37,8 @@ pub(super) struct Summary {
     pub(super) outcomes: Vec<Outcome>,
     /// Elected runs of one workload that shared a moment, from its first start to its last trial's end.
     pub(super) overlaps: Vec<Overlap>,
+    /// The same between an elected run and one of a rival that is no agent of ours: those are not ours to prevent.
+    pub(super) with_rival: Vec<Overlap>,
     /// Why the other trials failed.
     pub(super) failures: Vec<String>,
 }

@@ -27,6 +27,8 @@ pub(crate) enum Follow {
     AnotherPod,
     /// Another run has to follow while the fault lasts, be it in the same pod.
     AnotherRun,
+    /// The fault lasts this long, and leaves the leader's run as it is.
+    SameRun(Duration),
     /// The fault lasts this long; whether leadership moves is not asked.
     Lasting(Duration),
 }

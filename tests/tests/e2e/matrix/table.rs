@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use leader_ledger::overlap::Overlap;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::Summary;
@@ -25,6 +26,11 @@ pub(super) struct Line {
     moved: usize,
     overlaps: usize,
     longest_overlap: Duration,
+    /// With a rival that is no agent of ours.
+    #[serde(default)]
+    with_rival: usize,
+    #[serde(default)]
+    longest_with_rival: Duration,
     median: Duration,
     longest: Duration,
     limit: Option<String>,
@@ -34,7 +40,6 @@ impl Line {
     pub(super) fn new(group: &str, fault: &str, lease_seconds: u32, limit: Option<&str>, summary: &Summary) -> Self {
         let mut pauses: Vec<_> = summary.outcomes.iter().map(|outcome| outcome.leaderless).collect();
         pauses.sort();
-        let lengths = summary.overlaps.iter().map(|two| Duration::from_nanos(two.until - two.from + 1));
         Self {
             group: group.to_owned(),
             fault: fault.to_owned(),
@@ -43,7 +48,9 @@ impl Line {
             failed: summary.failures.len(),
             moved: summary.outcomes.iter().filter(|outcome| outcome.moved).count(),
             overlaps: summary.overlaps.len(),
-            longest_overlap: lengths.max().unwrap_or_default(),
+            longest_overlap: longest(&summary.overlaps),
+            with_rival: summary.with_rival.len(),
+            longest_with_rival: longest(&summary.with_rival),
             median: pauses.get(pauses.len() / 2).copied().unwrap_or_default(),
             longest: pauses.last().copied().unwrap_or_default(),
             limit: limit.map(str::to_owned),
@@ -60,9 +67,13 @@ impl Line {
             0 => "0".to_owned(),
             some => format!("**{some}**, at most {:.2} s", self.longest_overlap.as_secs_f64()),
         };
+        let with_rival = match self.with_rival {
+            0 => String::new(),
+            some => format!("; with the rival {some}, at most {:.2} s", self.longest_with_rival.as_secs_f64()),
+        };
         let limit = self.limit.as_ref().map(|why| format!(" (a limit: {why})")).unwrap_or_default();
         format!(
-            "| {}: {}{limit} | {} s | {trials} | {} | {overlaps} | {:.2} s | {:.2} s |",
+            "| {}: {}{limit} | {} s | {trials} | {} | {overlaps}{with_rival} | {:.2} s | {:.2} s |",
             self.group,
             self.fault,
             self.lease_seconds,
@@ -71,6 +82,11 @@ impl Line {
             self.longest.as_secs_f64()
         )
     }
+}
+
+fn longest(overlaps: &[Overlap]) -> Duration {
+    let lengths = overlaps.iter().map(|two| Duration::from_nanos(two.until - two.from + 1));
+    lengths.max().unwrap_or_default()
 }
 
 /// Where the rows and the table are: beside what cargo builds.
@@ -104,7 +120,7 @@ fn markdown(lines: &mut [Line]) -> String {
 mod tests {
     use super::*;
     use crate::matrix::outcome::Outcome;
-    use leader_ledger::overlap::{Overlap, Writer};
+    use leader_ledger::overlap::Writer;
 
     fn summary() -> Summary {
         let outcome = |seconds, moved| Outcome { leaderless: Duration::from_secs(seconds), moved };
@@ -131,6 +147,15 @@ mod tests {
             "| network: cut (a limit: why) | 5 s | 3 and 1 failed | 2 | **2**, at most 1.50 s | 5.00 s | 9.00 s |";
         assert_eq!(line.markdown(), row);
         assert_eq!(serde_json::from_str::<Line>(&serde_json::to_string(&line).unwrap()).unwrap(), line);
+    }
+
+    #[test]
+    fn a_rivals_overlaps_are_told_apart() {
+        let writer = |pod: &str, token| Writer { pod: pod.to_owned(), token, started: 0 };
+        let two = Overlap { earlier: writer("a", Some(1)), later: writer("rival", None), from: 1, until: 250_000_000 };
+        let line = Line::new("workload", "rival", 15, None, &Summary { with_rival: vec![two], ..summary() });
+        let row = "| workload: rival | 15 s | 3 | 2 | 0; with the rival 1, at most 0.25 s | 5.00 s | 9.00 s |";
+        assert_eq!(line.markdown(), row);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use leader_ledger::clock;
-use leader_ledger::overlap::{Run, overlaps};
+use leader_ledger::overlap::{Overlaps, Run, overlaps};
 use leader_tests::progress::say;
 use serde_json::{Value, json};
 
@@ -50,7 +50,9 @@ pub(super) fn rounds(row: &Row, stage: &Stage, strike: impl Fn(&[Workload<'_>]) 
         }
     }
     for workload in &workloads {
-        summary.overlaps.extend(overlaps(&workload.runs()?).elected);
+        let Overlaps { elected, unelected } = overlaps(&workload.runs()?);
+        summary.overlaps.extend(elected);
+        summary.with_rival.extend(unelected);
     }
     Ok(summary)
 }
@@ -172,12 +174,20 @@ fn follow(follow: Follow, workload: &Workload<'_>, struck: &Struck) -> Result<()
             })?;
         }
         Follow::AnotherRun => drop(workload.led_anew(known)?),
-        // Nothing to wait for: it is the fault's length.
-        Follow::Lasting(time) => {
-            let lasted = Duration::from_nanos(clock::boot()?.saturating_sub(*at));
-            thread::sleep(time.saturating_sub(lasted));
+        Follow::SameRun(time) => {
+            wait_out(time, *at)?;
+            let now = workload.leading()?;
+            ensure!(now.writer == leader.writer, "{:?} leads, and {:?} led before", now.writer, leader.writer);
         }
+        Follow::Lasting(time) => wait_out(time, *at)?,
     }
+    Ok(())
+}
+
+/// Waits until a fault that came at the moment `at`, by the boot clock, has lasted that long: nothing else ends it.
+fn wait_out(time: Duration, at: u64) -> Result<()> {
+    let lasted = Duration::from_nanos(clock::boot()?.saturating_sub(at));
+    thread::sleep(time.saturating_sub(lasted));
     Ok(())
 }
 
