@@ -231,18 +231,18 @@ fn edit_metadata(workload: &Workload<'_>) -> Result<Broken> {
     edit(0)?;
     let (mended, end) = channel::<()>();
     let editor = thread::spawn(move || {
-        let mut number = 0;
+        let mut edits = 0;
         while end.recv_timeout(EDIT_PAUSE) == Err(RecvTimeoutError::Timeout) {
-            number += 1;
             // It loses against a renewal now and then.
-            let _ = edit(number);
+            edits += u32::from(edit(edits + 1).is_ok());
         }
-        number
+        edits
     });
     Ok(Broken::mended_by(move || {
         drop(mended);
         let edits = editor.join().map_err(|_| anyhow!("whoever edits the Lease panicked"))?;
-        ensure!(edits > 5, "the Lease was edited {edits} times only");
+        // On a busy machine an edit takes a second; less often than every lease it would show nothing.
+        ensure!(edits > 2, "the Lease was edited {edits} times only");
         Ok(())
     }))
 }
@@ -259,7 +259,8 @@ fn metadata_edited() -> Result<()> {
 #[test]
 fn metadata_edited_while_the_leader_is_cut_off() -> Result<()> {
     Row::new(GROUP, "labels and annotations edited again and again while the leader is cut off")
-        .at_once(5)
+        .default_lease()
+        .at_once(4)
         .on_leader(|workload, leader| Ok(cut(workload, leader)?.and(edit_metadata(workload)?)))
 }
 

@@ -177,6 +177,6 @@ mod tests {
     fn a_workload_is_named_by_its_fault() {
         let name = |fault| Row::new("group", fault).workload(7);
         assert_eq!(name("API server: 503, Retry-After"), "api-server-503-retry-after-7");
-        assert_eq!(name("a fault that takes thirty words to be told"), "a-fault-that-takes-thirty-wor-7");
+        assert_eq!(name("a fault that takes thirty words to be told"), "a-fault-that-takes-thirty-word-7");
     }
 }
