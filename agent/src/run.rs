@@ -310,7 +310,9 @@ impl Run {
     /// Nothing says any more that this candidate leads, unless the file could not be removed.
     fn withdrawn(&mut self, done: io::Result<()>) {
         if let Err(error) = done {
-            self.guard.die(&format!("cannot remove the status file: {error}"));
+            // Last words may come too late.
+            error!(%error, "cannot remove the status file: the Lease is not released");
+            self.guard.die("cannot remove the status file");
         }
         self.gone = false;
         self.campaign.handle(Event::AppGone);

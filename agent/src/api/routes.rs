@@ -99,17 +99,12 @@ impl Api {
             Origin::Port => self.on_port,
             Origin::Socket => self.on_socket,
         };
-        match watchers.try_acquire_owned() {
-            Ok(place) => response(
-                StatusCode::OK,
-                LINES,
-                StreamBody::new(lines(self.candidate, self.status, place)).boxed_unsync(),
-            ),
-            Err(_) => {
-                let line = format!("{WATCHERS} clients watch already: ask without ?watch, or try again later\n");
-                whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, line)
-            }
-        }
+        let Ok(place) = watchers.try_acquire_owned() else {
+            let line = format!("{WATCHERS} clients watch already: ask without ?watch, or try again later\n");
+            return whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, line);
+        };
+        let body = StreamBody::new(lines(self.candidate, self.status, place)).boxed_unsync();
+        response(StatusCode::OK, LINES, body)
     }
 }
 

@@ -40,7 +40,7 @@ const WALK_PAUSE: [i64; 2] = [1_000_000, 256_000_000];
 /// As PID 1 the stub kills by its own end, and removes the status file before that only while the deadline is this far away,
 const ROOM: Duration = Duration::from_secs(2);
 /// and while that takes no longer than this.
-const WITHDRAWAL: Duration = Duration::from_millis(100);
+const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// All that the stub owns, made before the fork.
 pub(super) struct Stub {

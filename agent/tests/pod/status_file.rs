@@ -95,7 +95,7 @@ fn one_that_cannot_be_kept_is_a_start_error() {
         let api = Api::released();
         let mut pod = start(&[], &api, APP, |folder| fs::create_dir(folder.join(name)).expect("a folder"));
         assert_eq!(pod.code(), 2, "{name}: {}", pod.text());
-        pod.says("cannot write and remove the status file status: ");
+        wait("the reason", || pod.text().contains("cannot write and remove the status file status: "));
         assert_eq!((api.writes(), pod.text().contains("standing by")), (0, false), "{name}: {}", pod.text());
     }
 }
@@ -113,7 +113,7 @@ fn while_it_cannot_be_removed_the_lease_is_not_released() {
     });
     api.hold();
     assert_eq!(pod.code(), 137, "{}", pod.text());
-    pod.says("status file");
+    wait("the reason", || pod.text().contains("cannot remove the status file: the Lease is not released"));
     assert_eq!(api.holder(), "ann_pod-uid_app");
 }
 
