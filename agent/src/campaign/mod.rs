@@ -70,6 +70,8 @@ pub struct Campaign {
     watching: Pin<Box<dyn Future<Output = ()>>>,
     term_file: Option<TermFile>,
     metrics: Option<Arc<Metrics>>,
+    /// A Lease that is created gets no labels.
+    unlabelled: bool,
     told: Told,
     /// The CPU limit is below one core, or cannot be read.
     starved: bool,
@@ -94,6 +96,7 @@ impl Campaign {
             watching: Box::pin(async move { watch(&watched, timing.lease(), sender).await }),
             term_file,
             metrics: None,
+            unlabelled: false,
             told: Told::default(),
             starved: timing.is_starved(),
             tick: Instant::now() + TICK,
@@ -103,6 +106,12 @@ impl Campaign {
     /// Has renewals counted in `metrics`.
     pub fn count_in(&mut self, metrics: Arc<Metrics>) {
         self.metrics = Some(metrics);
+    }
+
+    /// Leaves the labels off a Lease that has to be created: by them a cluster's controller finds the Leases of its workloads, and
+    /// collects those that no workload names.
+    pub fn without_labels(&mut self) {
+        self.unlabelled = true;
     }
 
     /// Where the election stands.
@@ -207,7 +216,13 @@ impl Campaign {
         }));
     }
 
-    fn write(&mut self, attempt: u64, body: serde_json::Value) {
+    fn write(&mut self, attempt: u64, mut body: serde_json::Value) {
+        if self.unlabelled
+            && let Some(metadata) = body["metadata"].as_object_mut()
+            && !metadata.contains_key("resourceVersion")
+        {
+            metadata.remove("labels");
+        }
         let client = Rc::clone(&self.client);
         let metrics = self.metrics.clone().filter(|_| self.elector.role() == Role::Leader);
         self.requests.push(Box::pin(async move {

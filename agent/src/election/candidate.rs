@@ -66,7 +66,8 @@ impl Candidate {
         news: mpsc::UnboundedSender<News>,
     ) -> Self {
         let identity = settings.identity.clone();
-        let campaign = Campaign::new(client, settings, None);
+        let mut campaign = Campaign::new(client, settings, None);
+        campaign.without_labels();
         Self { campaign, identity, wind_down, timer, deadline: None, term: None, drop_at: None, told: None, seen, news }
     }
 

@@ -1,7 +1,7 @@
 //! The subcommand `observe`: campaigns, and says by a status file whether it leads. It runs nothing and stops nobody.
 //!
-//! For programs that ask who leads. It informs and does not exclude: a program that does not look in time goes on. When the stub
-//! ends everything, because the lease was lost, say, the file goes with it.
+//! For programs that ask who leads. It informs and does not exclude: a program that does not look in time goes on. The file is gone
+//! before the Lease is released, and before the deadline where no renewal succeeds; where the agent alone was killed the stub removes it.
 
 mod settings;
 
@@ -55,6 +55,7 @@ pub async fn observe(settings: ObserveSettings, guard: Guard) -> Result<(Guard, 
     };
     let mut campaign = Campaign::new(client, elector, None);
     campaign.count_in(publisher.metrics().clone());
+    campaign.without_labels();
     let mut observer = Observer { campaign, publisher, guard, leads: false, withdraws: false };
     loop {
         if observer.carry_out() {

@@ -19,6 +19,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_stop_drops_the_future_and_its_tasks_before_the_release", stops),
         trial("a_future_with_time_to_wind_down_ends_by_itself", winds_down),
         trial("a_dropped_election_releases_the_lease", dropped),
+        trial("a_future_that_panics_releases_the_lease", panics),
         trial("leadership_is_handed_over_and_the_terms_do_not_overlap", hands_over),
         trial("a_term_ended_by_a_hold_is_followed_by_another", on_hold),
     ]
@@ -112,6 +113,14 @@ async fn dropped() {
         _ = run => panic!("nobody stopped it"),
         () = until("leading", || api.holder() == "one") => {}
     }
+    until("released", || is_released(&api)).await;
+}
+
+async fn panics() {
+    let api = Api::released();
+    let run = candidate("one", &address(&api)).run(|_| async { std::panic::resume_unwind(Box::new("on purpose")) });
+    let outcome: Result<Result<Outcome<()>, _>, _> = tokio::spawn(run).await;
+    assert!(outcome.is_err_and(|error| error.is_panic()));
     until("released", || is_released(&api)).await;
 }
 

@@ -142,6 +142,8 @@ fn the_example_controllers_take_turns() -> Result<()> {
         two.says("step 1 with fencing token")?;
         let (holder, transitions) = lease(namespace, "example-controller")?;
         ensure!(holder == "two" && transitions == 2, "{holder} holds after {transitions} transitions");
+        let metadata = namespace.get(&["lease", "example-controller"])?["metadata"].take();
+        ensure!(metadata["labels"].is_null(), "it looks like a workload's: {metadata}");
         ensure!(one.tokens()?.last() < two.tokens()?.first(), "{:?}, then {:?}", one.tokens()?, two.tokens()?);
 
         // Killed, it releases nothing: the next one waits until the Lease has run out.
