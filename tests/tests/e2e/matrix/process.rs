@@ -176,18 +176,28 @@ fn the_pod_starved() -> Result<()> {
         .on_leader(|workload, leader| starve(workload, leader, LimitOf::Pod))
 }
 
-/// Killing takes processor time, too.
+/// Starves the leader of a deaf app of four processes, and cuts it off: killing takes processor time, too.
+fn starve_and_cut(workload: &Workload<'_>, leader: &Run, limit_of: LimitOf) -> Result<Broken> {
+    let starved = starve(workload, leader, limit_of)?;
+    thread::sleep(LIMIT_SEEN);
+    Ok(starved.and(cut(workload, leader)?))
+}
+
+fn deaf_with_helpers(fault: &'static str) -> Row {
+    let row = Row::new(GROUP, fault).default_lease().at_once(5);
+    row.on(|writer| writer.variable("BUSY_PROCESSES", "3").variable("IGNORE_TERM", "1"))
+}
+
 #[test]
 fn a_starved_container_cut_off() -> Result<()> {
-    Row::new(GROUP, "CPU quota of 1 % and cut off, app of 4 processes that ignores SIGTERM")
-        .default_lease()
-        .on(|writer| writer.variable("BUSY_PROCESSES", "3").variable("IGNORE_TERM", "1"))
-        .at_once(5)
-        .on_leader(|workload, leader| {
-            let starved = starve(workload, leader, LimitOf::Container)?;
-            thread::sleep(LIMIT_SEEN);
-            Ok(starved.and(cut(workload, leader)?))
-        })
+    deaf_with_helpers("CPU quota of 1 % for the container, and cut off, app of 4 processes that ignores SIGTERM")
+        .on_leader(|workload, leader| starve_and_cut(workload, leader, LimitOf::Container))
+}
+
+#[test]
+fn a_starved_pod_cut_off() -> Result<()> {
+    deaf_with_helpers("CPU quota of 1 % for the pod, and cut off, app of 4 processes that ignores SIGTERM")
+        .on_leader(|workload, leader| starve_and_cut(workload, leader, LimitOf::Pod))
 }
 
 /// Cuts the leader's pod off from the API server.
