@@ -69,12 +69,11 @@ impl Leading {
         self.sent.boot + self.lease.saturating_sub(margin)
     }
 
-    /// What the deadline would be if the wall clock kept it: a mistake.
-    fn deadline_by_wall_clock(&self, margin: Duration, now: Now) -> Duration {
-        let passed = now.wall.as_millisecond().saturating_sub(self.renew_time.as_millisecond());
-        let left =
-            u64::try_from(passed).map_or(self.lease, |passed| self.lease.saturating_sub(Duration::from_millis(passed)));
-        now.boot + left.saturating_sub(margin)
+    /// Counts from the renewTime by the wall clock: a mistake.
+    fn count_by_wall_clock(&mut self, now: Now) {
+        let age = now.wall.as_millisecond() - self.renew_time.as_millisecond() + 1;
+        let millis = Duration::from_millis(age.unsigned_abs());
+        self.sent.boot = if age > 0 { now.boot.saturating_sub(millis) } else { now.boot + millis };
     }
 
     /// The term as it stands at its end: why it ended, and until when nobody else takes the Lease.
@@ -216,11 +215,10 @@ impl Elector {
     pub(super) fn advance_leading(&mut self, now: Now) {
         let margin = self.margin;
         let Phase::Leading(leading) = &mut self.phase else { return };
-        let deadline = if mutant::is(Mutant::DeadlineByWallClock) {
-            leading.deadline_by_wall_clock(margin, now)
-        } else {
-            leading.deadline(margin)
-        };
+        if mutant::is(Mutant::DeadlineByWallClock) {
+            leading.count_by_wall_clock(now);
+        }
+        let deadline = leading.deadline(margin);
         if now.boot >= deadline {
             self.die(Loss::Deadline);
             return;

@@ -181,9 +181,13 @@ impl Elector {
     }
 
     /// Forgets attempts that can no longer be stored, or be seen to have been: the Lease has moved on without them.
+    ///
+    /// A leader keeps the one that is under way, because its success counts even where the Lease has changed since. A standby does
+    /// not: what looks like its write from then on is somebody's edit, and another candidate may have written the same microsecond.
     pub(super) fn forget_outdated_attempts(&mut self) {
         let newest = self.sighting.as_ref().and_then(Sighting::record).map(|record| record.resource_version);
-        let in_flight = self.in_flight.map(|in_flight| in_flight.number);
+        let leads = matches!(self.phase, Phase::Leading(_));
+        let in_flight = self.in_flight.filter(|_| leads).map(|in_flight| in_flight.number);
         self.attempts.retain(|attempt| {
             Some(attempt.number) == in_flight
                 || attempt.base.is_none_or(|base| newest.is_none_or(|newest| base >= newest))

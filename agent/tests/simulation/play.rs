@@ -69,8 +69,10 @@ fn stay_quiet(world: &mut World, plan: &Plan) {
     }
 }
 
-/// A leader that is asked to end has a successor.
+/// A leader that is asked to end has a successor, and keeps the Lease for as long as its app takes to end.
 fn hand_over(world: &mut World, plan: &Plan, bound: Duration) {
+    world.run(world.now + plan.longest_wait * 2, |_| false);
+    world.run(world.now + bound, World::is_led);
     let patience = plan.longest_wait * 4;
     let starts = world.starts;
     world.apply(Fault::Shutdown { who: Who::Leader, patience, comeback: Comeback::NewPod });

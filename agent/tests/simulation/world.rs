@@ -24,6 +24,17 @@ pub(crate) struct Stored {
     pub record: Rc<Record>,
     /// The machine that wrote it; `None` for an edit, or a rival.
     pub author: Option<usize>,
+    pub at: Duration,
+}
+
+impl Stored {
+    /// Whether others count from the same moment for both states.
+    pub(crate) fn counts_like(&self, other: &Record) -> bool {
+        let record = &self.record;
+        (&record.uid, &record.holder, record.transitions) == (&other.uid, &other.holder, other.transitions)
+            && (record.acquire_time, record.renew_time, record.duration)
+                == (other.acquire_time, other.renew_time, other.duration)
+    }
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
@@ -32,8 +43,6 @@ pub(crate) struct World {
     pub store: Store,
     /// All that was stored, oldest first.
     pub history: Vec<Stored>,
-    /// When the fields changed last from which others count.
-    pub counted_from: Duration,
     pub machines: Vec<Machine>,
     pub rival: Option<Rival>,
     pub random: Rng,
@@ -84,7 +93,6 @@ impl World {
             now: Duration::ZERO,
             store: Store::default(),
             history: Vec::new(),
-            counted_from: Duration::ZERO,
             machines,
             rival: plan.rival.map(Rival::new),
             random: Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
@@ -139,7 +147,7 @@ impl World {
             }
         });
         if let Some(record) = self.store.record() {
-            self.history.push(Stored { record: Rc::new(record.clone()), author: None });
+            self.history.push(Stored { record: Rc::new(record.clone()), author: None, at: self.now });
         }
     }
 
@@ -338,18 +346,10 @@ impl World {
         Duration::from_micros(if self.steady { most / 2 } else { self.random.u64(..=most) })
     }
 
-    /// The Lease changed: whoever watches it is told, and the wait of whoever waits begins anew where it has to.
+    /// The Lease changed: whoever watches it is told.
     pub(crate) fn changed(&mut self, record: Record, author: Option<usize>) {
         let record = Rc::new(record);
-        let same = self.history.last().is_some_and(|Stored { record: last, .. }| {
-            (&last.uid, &last.holder, last.transitions) == (&record.uid, &record.holder, record.transitions)
-                && (last.acquire_time, last.renew_time, last.duration)
-                    == (record.acquire_time, record.renew_time, record.duration)
-        });
-        if !same {
-            self.counted_from = self.now;
-        }
-        self.history.push(Stored { record: Rc::clone(&record), author });
+        self.history.push(Stored { record: Rc::clone(&record), author, at: self.now });
         self.publish(&View::Present(record));
     }
 }

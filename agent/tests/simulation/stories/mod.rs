@@ -10,7 +10,10 @@ use std::{
     time::Duration,
 };
 
-use leader_agent::{mutant::{self, Mutant}, timing::Timing};
+use leader_agent::{
+    mutant::{self, Mutant},
+    timing::Timing,
+};
 
 use crate::{
     fault::{Fault, Initial, Who},
@@ -147,6 +150,7 @@ pub(crate) fn for_mutant(mutant: Mutant) -> Option<&'static (&'static str, fn())
         Mutant::MetadataFeeds | Mutant::SwapsFirstVersion => {
             story!(electing::rule_6_edits_of_metadata_do_not_feed_a_dead_leader)
         }
+        Mutant::WaitsNewestDuration => story!(electing::rule_8_the_longest_duration_seen_is_waited_for),
         Mutant::RestoredIsFree => story!(electing::rule_9_a_release_proof_in_a_restored_server_frees_nothing),
         Mutant::SkewTolerated => story!(electing::rule_10_a_leader_whose_clocks_disagree_steps_down),
         _ => return None,
