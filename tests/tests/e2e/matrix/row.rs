@@ -100,7 +100,7 @@ impl Row {
 
     /// Tries a fault on the leader of each workload. It is given the workload and its leader, and gives what mends it.
     pub(crate) fn on_leader(self, fault: impl Fn(&Workload<'_>, &Run) -> Result<Broken> + Sync) -> Result<()> {
-        self.test(|row, stage| trial::rounds(&row, stage, |workloads| trial::strike_each(&row, workloads, &fault)))
+        self.test(|row, stage| trial::rounds(&row, stage, |workloads| Ok(trial::strike_each(&row, workloads, &fault))))
     }
 
     /// As [`Row::on_leader`], with something that is made once for the whole row and may change the workloads' shape.
@@ -113,7 +113,7 @@ impl Row {
             let (prepared, writer) = prepare(stage, row.writer.clone())?;
             row.writer = writer;
             let fault = |workload: &Workload<'_>, leader: &Run| fault(&prepared, workload, leader);
-            trial::rounds(&row, stage, |workloads| trial::strike_each(&row, workloads, &fault))
+            trial::rounds(&row, stage, |workloads| Ok(trial::strike_each(&row, workloads, &fault)))
         })
     }
 

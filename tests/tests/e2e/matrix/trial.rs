@@ -103,7 +103,7 @@ pub(super) fn strike_each(
     row: &Row,
     workloads: &[Workload<'_>],
     fault: &(impl Fn(&Workload<'_>, &Run) -> Result<Broken> + Sync),
-) -> Result<Strike> {
+) -> Strike {
     let mut strike = Strike { struck: Vec::new(), broken: Broken::nothing() };
     for result in parallel(workloads, |workload| strike_one(row, workload, fault)) {
         match result {
@@ -114,7 +114,7 @@ pub(super) fn strike_each(
             Err(error) => strike.struck.push(Err(error)),
         }
     }
-    Ok(strike)
+    strike
 }
 
 fn strike_one(
