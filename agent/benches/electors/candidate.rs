@@ -13,22 +13,32 @@ use leader_agent::{
 use serde_json::Value;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use super::tally::Tally;
 
 /// Observations that wait to be handled; more make the watch wait. As many as in the agent.
 const OBSERVATIONS: usize = 16;
+/// From a loss to the next process.
+const RESTART: Duration = Duration::from_secs(1);
 /// A wait without an end.
 const IDLE: Duration = Duration::from_hours(1);
 
 type Request = Pin<Box<dyn Future<Output = Vec<Event>>>>;
 
-/// Campaigns until everything ends; a lost term is told to the tally.
-pub(crate) async fn campaign(config: Config, settings: Settings, id: LeaderId, tally: Rc<Tally>) {
+/// Campaigns as long as the process lives. After a loss it begins again, as a container that the kubelet restarts.
+pub(crate) async fn candidate(config: Config, settings: Settings, id: LeaderId, tally: Rc<Tally>) {
+    loop {
+        campaign(config.clone(), settings.clone(), &id, &tally).await;
+        sleep(RESTART).await;
+    }
+}
+
+/// Campaigns until everything has to end.
+async fn campaign(config: Config, settings: Settings, id: &LeaderId, tally: &Rc<Tally>) {
     let timing = settings.timing;
-    let client = Rc::new(LeaseClient::new(config, &settings.namespace, &id, timing.request_timeout()));
+    let client = Rc::new(LeaseClient::new(config, &settings.namespace, id, timing.request_timeout()));
     let (sender, mut observations) = mpsc::channel(OBSERVATIONS);
     let watched = Rc::clone(&client);
     let mut watching = pin!(watch(&watched, timing.lease(), sender));
@@ -39,7 +49,7 @@ pub(crate) async fn campaign(config: Config, settings: Settings, id: LeaderId, t
             match action {
                 Action::Read => requests.push(Box::pin(read(Rc::clone(&client)))),
                 Action::Write { attempt, body } => {
-                    let renews = (elector.role() == Role::Leader).then(|| Rc::clone(&tally));
+                    let renews = (elector.role() == Role::Leader).then(|| Rc::clone(tally));
                     requests.push(Box::pin(write(Rc::clone(&client), attempt, body, renews)));
                 }
                 Action::Start { .. } => tally.began(),

@@ -88,7 +88,7 @@ async fn measure(arguments: &Arguments) -> Result<serde_json::Value, Failure> {
                 preparation: Duration::ZERO,
                 reclaim: None,
             };
-            tokio::task::spawn_local(candidate::campaign(config.clone(), settings, id.clone(), Rc::clone(&tally)));
+            tokio::task::spawn_local(candidate::candidate(config.clone(), settings, id.clone(), Rc::clone(&tally)));
         }
         sleep(STEP).await;
     }

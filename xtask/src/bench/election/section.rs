@@ -116,8 +116,9 @@ pub(super) fn text(machine: &str, measured: &Measured) -> Result<String> {
          Both run the same app, on the same API server, each candidate as PID 1 of a PID namespace with a service account of its own; both programs' candidates are there at the \
          same time. Nobody's app ever ran beside another one's.\n\n\
          ### At rest\n\n\
-         {CANDIDATES} candidates of each for {} s; of the two standbys the costlier. Memory is `VmRSS` of proc_pid_status(5) and `Pss` of smaps_rollup; of our agent that is the sum of both \
-         its processes, so that the pages which they share count twice in the former. Requests are counted in the API server's audit log.\n\n{}\n\
+         {CANDIDATES} candidates of each for {} s; of the two standbys the costlier. Memory is `VmRSS` of proc_pid_status(5), of our agent and (after the +) of its stub, and \
+         `Pss` of smaps_rollup, of all the candidate's processes together: in it a page that several processes have in memory is divided among them. Agent and stub share most of theirs, and so do the candidates \
+         of one program on one machine. Requests are counted in the API server's audit log.\n\n{}\n\
          ### Moves\n\n\
          Hand-over: the leader is asked to end, as by the kubelet; from the API server's receipt of its release to the first instruction of the successor's app. Fail-over: the leader and \
          its app are killed; from the receipt of its last renewal to that instruction, {GROUPS} Leases of each program at a time. Each trial begins at a random moment of the renewal period. \
@@ -153,8 +154,18 @@ fn goals(measured: &Measured) -> Result<String> {
     Ok(table(&[
         ["goal", "", "measured", "met"].map(str::to_owned).to_vec(),
         quarter("binary", ours.binary, theirs.binary),
-        quarter("resident memory of the leader", ours.leader.resident, theirs.leader.resident),
-        quarter("resident memory of a standby", ours.standby.resident, theirs.standby.resident),
+        quarter("resident memory of the leader's agent", ours.leader.resident, theirs.leader.resident),
+        quarter("resident memory of a standby's agent", ours.standby.resident, theirs.standby.resident),
+        quarter(
+            "proportional memory of the leader, stub included",
+            ours.leader.proportional,
+            theirs.leader.proportional,
+        ),
+        quarter(
+            "proportional memory of a standby, stub included",
+            ours.standby.proportional,
+            theirs.standby.proportional,
+        ),
         row(
             "requests of a standby at rest",
             "none".to_owned(),
@@ -186,12 +197,16 @@ fn at_rest(costs: &[(Kind, Costs)]) -> String {
     let head = ["program", "binary", "role", "resident", "proportional", "requests per second"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for (kind, Costs { binary, leader, standby }) in costs {
-        for (role, Cost { resident, proportional, requests }) in [("leader", leader), ("standby", standby)] {
+        for (role, Cost { resident, beside, proportional, requests }) in [("leader", leader), ("standby", standby)] {
             rows.push(vec![
                 program(*kind).to_owned(),
                 megabytes(*binary),
                 role.to_owned(),
-                megabytes(*resident),
+                if *beside == 0 {
+                    megabytes(*resident)
+                } else {
+                    format!("{} + {}", megabytes(*resident), megabytes(*beside))
+                },
                 megabytes(*proportional),
                 format!("{requests:.2}"),
             ]);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use jiff::Timestamp;
 use rustix::process::Pid;
 
@@ -16,9 +16,11 @@ use super::group::Group;
 /// What one candidate of a kind costs; of several standbys the one that costs most.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cost {
-    /// Resident memory of all its processes, in bytes.
+    /// Resident memory of the process that elects, in bytes.
     pub(super) resident: u64,
-    /// The same, pages that processes share divided among them.
+    /// Resident memory of the processes beside it: our agent's stub.
+    pub(super) beside: u64,
+    /// Memory of all of them, pages that processes share divided among those.
     pub(super) proportional: u64,
     /// Requests per second.
     pub(super) requests: f64,
@@ -44,7 +46,11 @@ pub(super) fn watch(
     thread::sleep(time);
     let until = Timestamp::now();
     let cost = |candidate: &Candidate| -> Result<Cost> {
-        let (resident, proportional) = memory(&candidate.processes()?)?;
+        let processes = candidate.processes()?;
+        // The stub comes first.
+        let (elects, others) = processes.split_last().context("a candidate without processes")?;
+        let proportional = sum(&processes, "smaps_rollup", "Pss")?;
+        let (resident, beside) = (field(*elects, "status", "VmRSS")?, sum(others, "status", "VmRSS")?);
         let mut count = 0.0;
         for request in accounts.requests(&candidate.account)? {
             let time: Timestamp = request.time.parse()?;
@@ -52,14 +58,15 @@ pub(super) fn watch(
                 count += 1.0;
             }
         }
-        Ok(Cost { resident, proportional, requests: count / time.as_secs_f64() })
+        Ok(Cost { resident, beside, proportional, requests: count / time.as_secs_f64() })
     };
     let costs = groups.iter().map(|(kind, group)| {
         let (leader, standbys) = group.roles()?;
         let mut highest = Cost::default();
         for standby in standbys {
-            let Cost { resident, proportional, requests } = cost(standby)?;
+            let Cost { resident, beside, proportional, requests } = cost(standby)?;
             highest.resident = highest.resident.max(resident);
+            highest.beside = highest.beside.max(beside);
             highest.proportional = highest.proportional.max(proportional);
             highest.requests = highest.requests.max(requests);
         }
@@ -72,19 +79,14 @@ fn size(program: &Path) -> Result<u64> {
     Ok(fs::metadata(program).with_context(|| format!("cannot read {}", program.display()))?.len())
 }
 
-/// Resident and proportional memory of some processes, in bytes.
-fn memory(processes: &[Pid]) -> Result<(u64, u64)> {
-    let (mut resident, mut proportional) = (0, 0);
-    for pid in processes {
-        resident += field(&format!("/proc/{pid}/status"), "VmRSS")?;
-        proportional += field(&format!("/proc/{pid}/smaps_rollup"), "Pss")?;
-    }
-    ensure!(resident > 0, "{processes:?} have no memory");
-    Ok((resident, proportional))
+fn sum(processes: &[Pid], file: &str, name: &str) -> Result<u64> {
+    processes.iter().map(|pid| field(*pid, file, name)).sum()
 }
 
-fn field(path: &str, name: &str) -> Result<u64> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+/// A field of a file in /proc that is told in kilobytes, in bytes.
+fn field(pid: Pid, file: &str, name: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/{file}");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     let kilobytes =
         |line: &str| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse::<u64>().ok();
     Ok(text.lines().find_map(kilobytes).with_context(|| format!("no {name} in {path}"))? * 1024)
