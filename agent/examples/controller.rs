@@ -21,7 +21,7 @@ struct Arguments {
     /// The kubeconfig [default: the pod's service account, or KUBECONFIG]
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
-    /// This process's name in the election [default: POD_NAME]
+    /// This process's name in the election [default: `POD_NAME`]
     #[arg(long)]
     id: Option<String>,
     /// The port of /livez and /readyz

@@ -136,8 +136,8 @@ async fn killed() {
     let status = program.end().await;
     assert_eq!(status.signal(), Some(9), "{status}");
     let last = last_beat(&beats);
-    assert!(last < began, "the program still ran {:?} after its rival had begun", last - began);
-    println!("killed {:?} before the rival began", began - last);
+    assert!(last < began, "the program still ran {:?} after its rival had begun", last.saturating_sub(began));
+    println!("killed {:?} before the rival began", began.saturating_sub(last));
 }
 
 async fn spared() {

@@ -46,10 +46,10 @@ async fn ask(port: u16, path: &'static str) -> Option<(u16, String)> {
 }
 
 /// Asks until this is the answer.
-async fn answers(port: u16, path: &'static str, status: u16, part: &str) {
+async fn answers(port: u16, path: &'static str, status: u16, words: &str) {
     loop {
         match ask(port, path).await {
-            Some((found, text)) if found == status && text.contains(part) => return,
+            Some((found, text)) if found == status && text.contains(words) => return,
             // Not there yet, or not in this state yet.
             _ => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
         }

@@ -55,7 +55,7 @@ impl Agent {
         self.folder.path().join("leader")
     }
 
-    fn signal(&self, process: u32, signal: &str) {
+    fn signal(process: u32, signal: &str) {
         let sent = Command::new("kill").args([signal, &process.to_string()]).status();
         assert!(sent.expect("kill").success());
     }
@@ -101,7 +101,7 @@ async fn observes() {
     assert!(api.holder().starts_with("ann_"), "{}", api.holder());
     let text = fs::read_to_string(agent.file()).expect("leading");
     assert!(text.contains("\ntoken=2\n") && text.contains("\nbelieve_until="), "{text}");
-    agent.signal(agent.child.id(), "-TERM");
+    Agent::signal(agent.child.id(), "-TERM");
     until("the release", || api.holder().is_empty()).await;
     assert!(!agent.file().exists(), "the Lease was released first");
     assert!(api.lease()["metadata"]["annotations"][names::RELEASED].is_string());
@@ -115,7 +115,7 @@ async fn observer_killed() {
     until("the file", || first_line(&agent.file()).as_deref() == Some("ann")).await;
     let stub = agent.child.id();
     let children = fs::read_to_string(format!("/proc/{stub}/task/{stub}/children")).expect("its children");
-    agent.signal(children.trim().parse().expect("one child"), "-KILL");
+    Agent::signal(children.trim().parse().expect("one child"), "-KILL");
     assert!(!agent.end().await.success());
     assert!(!agent.file().exists(), "it still says that the agent leads");
 }

@@ -21,9 +21,9 @@ pub(crate) const CALM: Duration = Duration::from_mins(1);
 pub(crate) const SHORT: Duration = Duration::from_secs(10);
 
 /// A test with a runtime of its own.
-pub(crate) fn trial<F: Future<Output = ()>>(name: &'static str, test: fn() -> F) -> Trial
+pub(crate) fn trial<F>(name: &'static str, test: fn() -> F) -> Trial
 where
-    F: 'static,
+    F: Future<Output = ()> + 'static,
 {
     Trial::test(name, move || {
         let runtime =
@@ -57,7 +57,7 @@ pub(crate) fn program(address: &str) -> Election {
 pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
     let began = clock::boot();
     while !condition() {
-        assert!(clock::boot() - began < LIMIT, "not within {LIMIT:?}: {what}");
+        assert!(clock::boot().saturating_sub(began) < LIMIT, "not within {LIMIT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
