@@ -88,6 +88,10 @@ impl Drop for StoppedServer<'_> {
     }
 }
 
+/// The parts that believe what they saw before: after a restore they have to start anew, as Kubernetes' documentation asks
+/// (Operating etcd clusters, Restoring an etcd cluster).
+const CLIENTS: [&str; 4] = ["manager", "scheduler", "kubelet", "proxy"];
+
 /// What etcd held at a moment; the copy goes when this is dropped.
 #[derive(Debug)]
 pub struct EtcdSnapshot<'a> {
@@ -96,7 +100,7 @@ pub struct EtcdSnapshot<'a> {
 }
 
 impl EtcdSnapshot<'_> {
-    /// Puts the data back as they were, revisions included, while API server and etcd are stopped, and starts both again.
+    /// Puts the data back as they were, revisions included, while API server and etcd are stopped, and starts all parts again.
     ///
     /// # Errors
     /// When a server does not end or start, or the data cannot be put back.
@@ -108,7 +112,8 @@ impl EtcdSnapshot<'_> {
         copy_folder(&self.folder.path().join("etcd"), &data)?;
         etcd.start_again()?;
         api_server.start_again()?;
-        self.cluster.wait_until_served()
+        self.cluster.wait_until_served()?;
+        CLIENTS.into_iter().try_for_each(|part| self.cluster.stop_server(part, Signal::KILL)?.start_again())
     }
 }
 
