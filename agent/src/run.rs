@@ -101,7 +101,7 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         campaign,
         guard,
         app: None,
-        gone: false,
+        withdrawing: false,
         killing: false,
         code: ORDERLY,
         app_failed: false,
@@ -117,7 +117,7 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
             signal = signals.next() => run.signalled(signal),
             event = next_app_event(&mut run.app) => run.app_event(event),
             () = sleep(KILL_PAUSE), if run.killing => run.kill(),
-            done = run.publisher.withdrawn(), if run.gone => run.withdrawn(done),
+            done = run.publisher.withdrawn(), if run.withdrawing => run.withdrawn(done),
             () = run.campaign.turn(wake) => {}
             // Last: an app that answers without end uses up all that tokio lets a task do in one go, the clock's part as well.
             () = run.prober.turn() => {}
@@ -131,8 +131,9 @@ struct Run {
     campaign: Campaign,
     guard: Guard,
     app: Option<App>,
-    /// Nothing of the app is left, and the elector has not heard of it.
-    gone: bool,
+    /// Nothing of the app is left, and a file may still say that this candidate leads: nothing is done before it is gone, the Lease's
+    /// release least of all. A disk that hangs is waited for until the deadline, which is still in force.
+    withdrawing: bool,
     killing: bool,
     code: u8,
     /// The app's start has failed for good.
@@ -146,6 +147,9 @@ impl Run {
     fn carry_out(&mut self) -> Option<u8> {
         if self.campaign.elector().has_seen_lease() {
             self.prober.lease_seen();
+        }
+        if self.withdrawing {
+            return None;
         }
         loop {
             if let Some(code) = self.carry_out_demands() {
@@ -203,9 +207,6 @@ impl Run {
                 }
                 Demand::Die(loss) => {
                     self.publisher.dies();
-                    if self.gone {
-                        self.guard.die("the status file was not removed in time");
-                    }
                     self.guard.die(&loss.to_string())
                 }
                 Demand::End => return Some(if self.app_failed { self.code.max(APP_FAILED) } else { self.code }),
@@ -298,9 +299,8 @@ impl Run {
                     // It was stopped in place: how it ended is not how this process will.
                     self.code = ORDERLY;
                 }
-                // The Lease is released next: not while a file says that this candidate leads.
-                self.gone = true;
-                return;
+                self.withdrawing = !self.publisher.is_withdrawn();
+                Event::AppGone
             }
             Err(error) => self.guard.die(&format!("cannot wait for the application's processes: {error}")),
         };
@@ -314,8 +314,7 @@ impl Run {
             error!(%error, "cannot remove the status file: the Lease is not released");
             self.guard.die("cannot remove the status file");
         }
-        self.gone = false;
-        self.campaign.handle(Event::AppGone);
+        self.withdrawing = false;
     }
 }
 

@@ -82,6 +82,11 @@ impl Publisher {
         });
     }
 
+    /// Whether no status file says that this candidate leads.
+    pub fn is_withdrawn(&self) -> bool {
+        self.file.as_ref().is_none_or(StatusFile::is_removed)
+    }
+
     /// Waits until no status file says that this candidate leads. Nothing is lost when the future is dropped.
     ///
     /// # Errors
