@@ -2,7 +2,7 @@
 //!
 //! A write starts from the whole object last seen, so that fields and annotations which this program does not know survive.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A Lease as it was seen: the fields that decide, and the whole object beside them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Record {
     /// `metadata.uid`.
     pub uid: String,
@@ -56,6 +56,24 @@ pub enum RecordError {
         /// What stands there.
         found: String,
     },
+}
+
+impl fmt::Debug for Record {
+    /// What decides; the object beside it only repeats that.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uid, resource_version, holder, acquire_time, renew_time, transitions, duration, object } = self;
+        formatter
+            .debug_struct("Record")
+            .field("uid", uid)
+            .field("resource_version", resource_version)
+            .field("holder", holder)
+            .field("acquire_time", acquire_time)
+            .field("renew_time", renew_time)
+            .field("transitions", transitions)
+            .field("duration", duration)
+            .field("annotations", &object["metadata"]["annotations"])
+            .finish_non_exhaustive()
+    }
 }
 
 impl Record {

@@ -124,10 +124,11 @@ impl World {
         self.worst_parts(n).0
     }
 
-    /// An app whose stop has begun must be gone in the end, whatever it does: its grace, one more lease at most, and KILL.
+    /// An app whose stop has begun must be gone in the end, whatever it does: its grace, one more lease at most by
+    /// renewals, and KILL; or, where its agent is paused by then, the deadline.
     pub(crate) fn expect_gone(&mut self, n: usize, why: &'static str) {
         let timing = self.machines[n].timing;
-        let within = (timing.grace() + timing.lease() + GONE_AFTER_KILL) * 11 / 10 + self.worst_kill(n) + SLACK;
+        let within = (timing.grace() + timing.lease() * 2 + GONE_AFTER_KILL) * 11 / 10 + self.worst_kill(n) + SLACK;
         if let Some(app) = self.machines[n].app.as_ref().map(|app| app.number) {
             self.schedule(within, n, What::CheckGone(app, why));
         }
