@@ -68,28 +68,37 @@ fn deleted_and_applied_again_while_the_old_leader_shuts_down() -> Result<()> {
 enum Blow {
     Released,
     Killed,
-    LeaseDeleted,
-    LeaseEmptied,
     Cut,
+    CutAndLeaseDeleted,
+    CutAndLeaseEmptied,
 }
 
 impl Blow {
-    const ALL: [Self; 5] = [Self::Released, Self::Killed, Self::LeaseDeleted, Self::LeaseEmptied, Self::Cut];
+    const ALL: [Self; 5] =
+        [Self::Released, Self::Killed, Self::Cut, Self::CutAndLeaseDeleted, Self::CutAndLeaseEmptied];
 
     fn apply(self, workload: &Workload<'_>, leader: &Run) -> Result<Broken> {
         let namespace = &workload.stage.namespace;
+        let broken = match self {
+            Self::Released | Self::Killed => Broken::nothing(),
+            Self::Cut | Self::CutAndLeaseDeleted | Self::CutAndLeaseEmptied => cut(workload, leader)?,
+        };
         match self {
-            Self::Released => namespace.run(&["delete", "pod", &leader.writer.pod, "--wait=false"]).map(drop)?,
+            Self::Released => drop(namespace.run(&["delete", "pod", &leader.writer.pod, "--wait=false"])?),
             Self::Killed => workload.processes(&leader.writer.pod)?.agent()?.signal(Signal::KILL)?,
-            Self::LeaseDeleted => namespace.run(&["delete", "lease", &workload.name, "--wait=false"]).map(drop)?,
-            Self::LeaseEmptied => {
+            Self::Cut => {}
+            Self::CutAndLeaseDeleted => drop(namespace.run(&["delete", "lease", &workload.name, "--wait=false"])?),
+            Self::CutAndLeaseEmptied => {
                 let change = json!({"spec": {"holderIdentity": ""}}).to_string();
-                namespace.run(&["patch", "lease", &workload.name, "--type=merge", "--patch", &change]).map(drop)?;
+                namespace.run(&["patch", "lease", &workload.name, "--type=merge", "--patch", &change])?;
             }
-            Self::Cut => return cut(workload, leader),
         }
-        Ok(Broken::nothing())
+        Ok(broken)
     }
+}
+
+fn name_of_rival(workload: &Workload<'_>, trial: usize) -> String {
+    format!("rival-{}-{trial}", workload.name)
 }
 
 /// Starts a rival that knows who leads.
@@ -99,24 +108,25 @@ fn rival(workload: &Workload<'_>, trial: usize) -> Result<Rival> {
         let holder = lease["spec"]["holderIdentity"].as_str().filter(|holder| !holder.is_empty());
         Ok(holder.context("nobody holds the Lease")?.to_owned())
     })?;
-    let options = RivalOptions::new(&workload.name, &format!("rival-{}-{trial}", workload.name));
+    let options = RivalOptions::new(&workload.name, &name_of_rival(workload, trial));
     let mut rival = workload.stage.namespace.rival(&options.stamps(&workload.stamps))?;
     rival.wait_for("new leader", &holder, PATIENCE)?;
     Ok(rival)
 }
 
-/// A rival takes an empty Lease at once and a lost one late; in the end it is asked to go, or killed.
+/// A rival takes an empty Lease at once, whoever's app runs; in the end it is asked to go, or killed. No other pod of ours stands by.
 #[test]
-fn a_client_go_rival() -> Result<()> {
+fn a_client_go_rival_stands_by() -> Result<()> {
     let trials = AtomicUsize::new(0);
     Row::new(
         GROUP,
-        "client-go rival on the same Lease: leader's pod deleted, agent killed, Lease deleted, emptied, leader cut off",
+        "client-go rival stands by: leader's pod deleted, agent killed, cut off, Lease deleted or emptied meanwhile",
     )
     .default_lease()
+    .on(|writer| writer.replicas(1))
     .at_once(5)
     .moves()
-    .follow(Follow::Lasting(Duration::from_secs(35)))
+    .follow(Follow::Lasting(Duration::from_secs(30)))
     .on_leader(|workload, leader| {
         let trial = trials.fetch_add(1, Ordering::Relaxed);
         let mut rival = rival(workload, trial)?;
@@ -130,4 +140,29 @@ fn a_client_go_rival() -> Result<()> {
             Ok(())
         })))
     })
+}
+
+/// A rival that was stopped goes on for a moment under a Lease that it lost, and then sees it.
+#[test]
+fn a_client_go_rival_leads_and_is_stopped() -> Result<()> {
+    let trials = AtomicUsize::new(0);
+    Row::new(GROUP, "client-go rival leads, and is SIGSTOPped until we lead, which counts as running")
+        .default_lease()
+        .on(|writer| writer.replicas(1))
+        .at_once(5)
+        .moves()
+        .follow(Follow::AnotherRun)
+        .on_leader(|workload, _| {
+            let trial = trials.fetch_add(1, Ordering::Relaxed);
+            let mut rival = rival(workload, trial)?;
+            workload.kubectl(&["scale"], &["--replicas=0"])?;
+            let identity = name_of_rival(workload, trial);
+            rival.wait_for("leading", &identity, PATIENCE)?;
+            rival.signal(Signal::STOP)?;
+            workload.kubectl(&["scale"], &["--replicas=1"])?;
+            Ok(Broken::mended_by(move || {
+                rival.signal(Signal::CONT)?;
+                rival.wait_for("lost", &identity, PATIENCE).map(drop)
+            }))
+        })
 }
