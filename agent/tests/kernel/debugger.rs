@@ -79,8 +79,7 @@ pub(crate) fn agent_at_deadline(place: Place) {
     play.word("ready");
     let debugger = Debugger::attach(play.agent());
     play.write("\n");
-    play.moment("moment");
-    dead_before(&play, play.moment("deadline"), debugger);
+    dead_before(&play, play.deadline(), debugger);
     assert_eq!(play.code(), 137);
 }
 

@@ -139,8 +139,9 @@ impl Agent {
             }
             "arm" => {
                 let deadline = clock::boot() + Duration::from_millis(value);
-                self.guard.arm(deadline).expect("armed");
+                // Said first: whoever is held up after this may not get to say anything any more.
                 say("deadline", deadline.as_nanos());
+                self.guard.arm(deadline).expect("armed");
             }
             "stub-only" => {
                 let moment = clock::boot() + Duration::from_millis(value);

@@ -218,6 +218,12 @@ impl Play {
         Duration::from_nanos(self.word(name).parse().expect("nanoseconds"))
     }
 
+    /// Waits for the second deadline of a script that set a far one first, so that the app has all the time to start.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.wait("the second deadline", || (self.text().matches("deadline ").count() > 1).then_some(()));
+        self.moment("deadline")
+    }
+
     /// Waits until the last process is gone, and returns when one last ran, in the order of the slots.
     ///
     /// Where the end of the stub is not everyone's, nobody ran after it.

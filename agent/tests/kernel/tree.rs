@@ -84,8 +84,7 @@ fn with_agent(stage: Stage, app: &[&str], count: usize) {
 
 fn by_deadline(stage: Stage, app: &[&str], count: usize) {
     let mut play = stage.play(&format!("arm=60000 start beats={count} arm=700 stopped"), app);
-    play.moment("moment");
-    dead_after(&play, play.moment("deadline"), count);
+    dead_after(&play, play.deadline(), count);
     assert_eq!(play.code(), 137);
 }
 
@@ -117,8 +116,7 @@ fn stopped_in_place(place: Place) {
 
 fn stopped_by_deadline(place: Place) {
     let play = stopped_app(place, "arm=60000 start beats=3 go arm=700 stopped");
-    play.moment("moment");
-    dead_after(&play, play.moment("deadline"), 3);
+    dead_after(&play, play.deadline(), 3);
 }
 
 fn not_permitted(place: Place) {
@@ -131,7 +129,7 @@ pub(crate) fn hidden(place: Place) {
     let play = stage.play("arm=60000 start beats=1 arm=700 kill disarm", &[me(), "hidden", "0"]);
     play.wait("an end", || (play.is_over() || play.text().contains("gone ")).then_some(()));
     assert!(!play.text().contains("gone "), "taken for gone while it lived");
-    dead_after(&play, play.moment("deadline"), 1);
+    dead_after(&play, play.deadline(), 1);
 }
 
 /// Most of the processes that the limit allows.
@@ -149,7 +147,6 @@ fn bomb_by_deadline(place: Place) {
     let play = Stage::new(place)
         .through(&group.entrance())
         .play(&format!("arm=60000 start beats={BOMB} arm=700 stopped"), &[me(), "bomb"]);
-    play.moment("moment");
-    let late = dead_after(&play, play.moment("deadline"), BOMB);
+    let late = dead_after(&play, play.deadline(), BOMB);
     eprintln!("{place:?}: {late:?} from the deadline to the last instruction of a fork bomb (at most {KILL_CHAIN:?})");
 }

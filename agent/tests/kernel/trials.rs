@@ -93,7 +93,10 @@ pub(crate) fn all() -> Vec<Trial> {
     let as_root = AS_ROOT.into_iter().chain(tree::AS_ROOT);
     trials.extend(as_root.map(|trial| named(Place::Namespace, root, trial)));
     trials.extend(BESIDE_AS_ROOT.map(|trial| named(Place::Beside, root, trial)));
-    trials.extend(BESIDE.into_iter().chain(terminal::BESIDE).map(|trial| named(Place::Beside, true, trial)));
+    trials.extend(BESIDE.into_iter().map(|trial| named(Place::Beside, true, trial)));
+    for (place, possible) in [(Place::Beside, true), (Place::Namespace, root)] {
+        trials.extend(terminal::SOMEWHERE.map(|trial| named(place, possible, trial)));
+    }
     trials.extend(shared::SHARED.map(|trial| named(Place::Shared, namespaces, trial)));
     for place in [Place::Namespace, Place::Beside] {
         trials.extend(tree::bombs(place, root));
@@ -133,9 +136,9 @@ pub(crate) fn agents_death(place: Place) {
 }
 
 fn stopped_agent(place: Place) {
-    let mut play = family(Stage::new(place), "arm=60000 start beats=3 arm=700 stopped");
+    let mut play = family(Stage::new(place), "arm=60000 start beats=3 arm=1500 stopped");
     let stopped = play.moment("moment");
-    let deadline = play.moment("deadline");
+    let deadline = play.deadline();
     let late = dead_after(&play, deadline, 3);
     eprintln!("{place:?}: {late:?} from the deadline to the last instruction");
     assert!(play.beats().into_iter().max() > Some(stopped), "the app outlived the agent's stop");
@@ -158,7 +161,7 @@ fn forced_loss(place: Place) {
 }
 
 fn moved_deadline(place: Place) {
-    let script = "arm=300 start arm=60000 past-deadline=600 arm=300 kill disarm past-deadline=600";
+    let script = "arm=2000 start arm=60000 past-deadline=2300 arm=2000 kill disarm past-deadline=2300";
     let mut play = Stage::new(place).play(script, &["sleep", "60"]);
     play.all_dead();
     assert_eq!(play.text().matches("survived").count(), 2);
@@ -193,8 +196,7 @@ pub(crate) fn unread(place: Place) {
 fn time_namespace(place: Place) {
     let stage = Stage::new(place).through(&["unshare", "--time", "--boottime", "1000000"]);
     let play = family(stage, "arm=60000 start beats=3 arm=700 stopped");
-    play.moment("moment");
-    let deadline = play.moment("deadline");
+    let deadline = play.deadline();
     assert!(deadline > clock::boot() + Duration::from_secs(900_000), "the clock is not set off");
     let late = play.all_dead().into_iter().max().expect("three").saturating_sub(deadline);
     assert!(late < KILL_CHAIN, "one ran for {late:?} after the deadline");
@@ -292,7 +294,7 @@ pub(crate) fn stopped_stub(place: Place) {
         let status = fs::read_to_string(format!("/proc/{}/status", agent.as_raw_nonzero())).unwrap_or_default();
         status.contains("State:\tZ").then_some(())
     });
-    assert!(clock::boot() >= play.moment("deadline"));
+    assert!(clock::boot() >= play.deadline());
     kill_process(stub, Signal::CONT).expect("continued");
     play.all_dead();
     assert_eq!(play.code(), 137);

@@ -1,7 +1,7 @@
 //! Apps that make it hard to find and end them, as roles of the test binary.
 
 use std::{
-    fs::OpenOptions,
+    fs::{self, OpenOptions},
     io::{Read, stdin},
     os::unix::process::ExitStatusExt,
     process::{Command, exit},
@@ -65,7 +65,13 @@ pub(crate) fn busy(words: &[String]) -> ! {
 /// The role `headless SLOT`: a process whose first thread has ended, and whose second one lives.
 pub(crate) fn headless(words: &[String]) -> ! {
     let words = words.to_owned();
-    thread::spawn(move || beat(&words));
+    let has_ended = || fs::read_to_string("/proc/self/stat").expect("its state").contains(") Z ");
+    thread::spawn(move || {
+        while !has_ended() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        beat(&words)
+    });
     rogue::end_this_thread()
 }
 
