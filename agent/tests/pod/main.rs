@@ -7,4 +7,5 @@ mod pod;
 mod port;
 mod probes;
 mod signals;
+mod silence;
 mod status_file;
