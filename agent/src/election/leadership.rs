@@ -126,7 +126,8 @@ impl Held {
     {
         // Dropped last, also when something below panics.
         let Self { leadership, alive: _alive } = self;
-        if *leadership.phase.borrow() == Phase::Dropped {
+        // Over before the caller came to it: nothing begins.
+        if *leadership.phase.borrow() != Phase::Running {
             return None;
         }
         if let Some(callback) = on_started {
@@ -249,6 +250,15 @@ mod tests {
         term.drop_work();
         term.gone().await;
         assert_eq!(task.unwrap().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_term_that_is_over_before_it_is_led_begins_nothing() {
+        let (mut term, held) = term();
+        term.stop();
+        let mut lead = |_: Leadership| async { panic!("it began") };
+        assert_eq!(held.lead(&mut lead, None, None).await, None::<()>);
+        term.gone().await;
     }
 
     #[tokio::test]

@@ -234,6 +234,7 @@ impl Election {
 
     /// Takes part until the leader's future ended by itself, or somebody stopped the election. `lead` makes the future of each
     /// term: after a term that ended early, because the Lease could not be renewed, say, the election goes on, perhaps to another term.
+    /// It has to be polled: a program that holds this future and does nothing with it is as good as one that blocks.
     ///
     /// # Errors
     /// When it cannot begin, and when leadership was lost by force ([`ElectionError::Lost`]). In each case no future is left.
