@@ -32,7 +32,7 @@ struct Fate {
     /// After how many schedules a rule was broken, and which.
     rule: Option<(u64, String)>,
     /// After how many schedules two apps ran, where nothing else counted; looked for in a long run.
-    promise: Option<Option<u64>>,
+    promise: String,
     /// The story that fails with it, where the schedules do not show it.
     story: Option<&'static str>,
 }
@@ -65,7 +65,11 @@ fn hunt(mutant: Mutant) -> Fate {
     let most = if story.is_some() { MOST_BESIDE_A_STORY } else { MOST_SCHEDULES };
     let rule = first(most, Options::default());
     let only_promise = Options { only_promise: true, ..Options::default() };
-    let promise = is_long().then(|| first(MOST_FOR_PROMISE, only_promise).map(|(count, _)| count));
+    let promise = match is_long().then(|| first(MOST_FOR_PROMISE, only_promise)) {
+        Some(Some((count, _))) => count.to_string(),
+        Some(None) => format!("not in {MOST_FOR_PROMISE}"),
+        None => "-".to_owned(),
+    };
     let story = story.and_then(|&(name, tell)| catch_unwind(tell).is_err().then_some(name));
     Fate { mutant, rule, promise, story }
 }
@@ -89,11 +93,6 @@ fn table(fates: &[Fate]) -> String {
             (Some((count, broken)), _) => (count.to_string(), without_details(broken)),
             (None, Some(story)) => ("by a story".to_owned(), format!("`{story}`")),
             (None, None) => ("NOT FOUND".to_owned(), String::new()),
-        };
-        let promise = match promise {
-            Some(Some(count)) => count.to_string(),
-            Some(None) => format!("not in {MOST_FOR_PROMISE}"),
-            None => "-".to_owned(),
         };
         let (rule, mistake) = (mutant.rule(), mutant.mistake().trim());
         let _ = writeln!(table, "| {rule} | {mutant:?}: {mistake} | {count} | {broken} | {promise} |");
