@@ -70,7 +70,8 @@ struct Measured {
     costs: Vec<(Kind, Costs)>,
     hand_overs: Vec<(Kind, Vec<Outcome>)>,
     fail_overs: Vec<(Kind, Vec<Outcome>)>,
-    load: Load,
+    /// `None` where the machine could not bear it.
+    load: Option<Load>,
 }
 
 /// Measures and writes the section.
@@ -160,6 +161,9 @@ fn measure(cluster: &Cluster, programs: &Programs, generator: &Path, extent: Ext
     drop(first);
 
     say(format!("{} ids with {CANDIDATES} candidates each", extent.ids));
-    let load = load::run(generator, &accounts, extent.ids, extent.load_seconds)?;
+    // What was measured before it is not lost with it.
+    let load = load::run(generator, &accounts, extent.ids, extent.load_seconds)
+        .inspect_err(|error| say(format!("many ids could not be measured: {error:#}")))
+        .ok();
     Ok(Measured { extent, costs, hand_overs, fail_overs, load })
 }

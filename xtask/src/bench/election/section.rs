@@ -7,7 +7,7 @@ use leader_tests::binaries::client_go_version;
 
 use super::candidate::Kind;
 use super::group::{CANDIDATES, Outcome};
-use super::load::PARTS;
+use super::load::{Load, PARTS};
 use super::steady::{Cost, Costs};
 use super::{GROUPS, Measured};
 use crate::bench::document::{micros, table};
@@ -72,7 +72,34 @@ fn program(kind: Kind) -> &'static str {
 
 /// The section's text.
 pub(super) fn text(machine: &str, measured: &Measured) -> Result<String> {
-    let load = &measured.load;
+    let loaded = measured.load.as_ref().map_or_else(|| Ok("Not measured in this run.".to_owned()), many_ids)?;
+    Ok(format!(
+        "Repeat it with `cargo xtask bench election`, as root on a machine that does nothing else. The numbers here are of\n{machine}\n\n\
+         {}\n\
+         The rival is `tests/go/candidate`: client-go {}'s leader election with its usual 15 s, 10 s and 2 s and release on cancel, on the small client for leases alone \
+         and built without debug information; it does nothing but run a command while leading. Ours is the agent as released (`Dockerfile.agent`), with its lease of 15 s. \
+         Both run the same app, on the same API server, each candidate as PID 1 of a PID namespace with a service account of its own; both programs' candidates are there at the \
+         same time. Nobody's app ever ran beside another one's.\n\n\
+         ### At rest\n\n\
+         {CANDIDATES} candidates of each for {} s; of the two standbys the costlier. Memory is `VmRSS` of proc_pid_status(5), of our agent and (after the +) of its stub, and \
+         `Pss` of smaps_rollup, of all the candidate's processes together: in it a page that several processes have in memory is divided among them. Agent and stub share most of theirs, and so do the candidates \
+         of one program on one machine. Requests are counted in the API server's audit log.\n\n{}\n\
+         ### Moves\n\n\
+         Hand-over: the leader is asked to end, as by the kubelet; from the API server's receipt of its release to the first instruction of the successor's app. Fail-over: the leader and \
+         its app are killed; from the receipt of its last renewal to that instruction, {GROUPS} Leases of each program at a time. Each trial begins at a random moment of the renewal period. \
+         `without the app` is from the old app's last sign of life to the new one's first.\n\n{}\n\
+         ### Many ids\n\n\
+         {loaded}",
+        goals(measured)?,
+        client_go_version(),
+        measured.extent.steady.as_secs(),
+        at_rest(&measured.costs),
+        moves(measured)?,
+    ))
+}
+
+/// What one process with many candidates showed.
+fn many_ids(load: &Load) -> Result<String> {
     let number = |pointer: &str| -> Result<f64> {
         let value = load.report.pointer(pointer).and_then(serde_json::Value::as_f64);
         value.with_context(|| format!("no {pointer} in {}", load.report))
@@ -109,29 +136,9 @@ pub(super) fn text(machine: &str, measured: &Measured) -> Result<String> {
         ],
     ]);
     Ok(format!(
-        "Repeat it with `cargo xtask bench election`, as root on a machine that does nothing else. The numbers here are of\n{machine}\n\n\
-         {}\n\
-         The rival is `tests/go/candidate`: client-go {}'s leader election with its usual 15 s, 10 s and 2 s and release on cancel, on the small client for leases alone \
-         and built without debug information; it does nothing but run a command while leading. Ours is the agent as released (`Dockerfile.agent`), with its lease of 15 s. \
-         Both run the same app, on the same API server, each candidate as PID 1 of a PID namespace with a service account of its own; both programs' candidates are there at the \
-         same time. Nobody's app ever ran beside another one's.\n\n\
-         ### At rest\n\n\
-         {CANDIDATES} candidates of each for {} s; of the two standbys the costlier. Memory is `VmRSS` of proc_pid_status(5), of our agent and (after the +) of its stub, and \
-         `Pss` of smaps_rollup, of all the candidate's processes together: in it a page that several processes have in memory is divided among them. Agent and stub share most of theirs, and so do the candidates \
-         of one program on one machine. Requests are counted in the API server's audit log.\n\n{}\n\
-         ### Moves\n\n\
-         Hand-over: the leader is asked to end, as by the kubelet; from the API server's receipt of its release to the first instruction of the successor's app. Fail-over: the leader and \
-         its app are killed; from the receipt of its last renewal to that instruction, {GROUPS} Leases of each program at a time. Each trial begins at a random moment of the renewal period. \
-         `without the app` is from the old app's last sign of life to the new one's first.\n\n{}\n\
-         ### Many ids\n\n\
-         One process with the elector and the lease client of the agent for each candidate, each with connections of its own as in a pod ({} of a processor used by that process), on the \
+        "One process with the elector and the lease client of the agent for each candidate, each with connections of its own as in a pod ({:.2} of a processor used by that process), on the \
          processors that API server and etcd have too; for {:.0} s after all ids have a leader. {} terms began in all, of {} ids.\n\n{loaded}",
-        goals(measured)?,
-        client_go_version(),
-        measured.extent.steady.as_secs(),
-        at_rest(&measured.costs),
-        moves(measured)?,
-        format_args!("{:.2}", number("/ownProcessors")?),
+        number("/ownProcessors")?,
         number("/seconds")?,
         load.report["termsBegun"],
         load.report["ids"],
