@@ -39,15 +39,25 @@ fn api_server_killed_and_started_again_later() -> Result<()> {
     })
 }
 
-#[test]
-fn api_server_restarted() -> Result<()> {
-    let row = Row::new("API server", "restarted").default_lease().moves();
+/// Ends it by a signal, and starts it again at once.
+fn restarted(fault: &'static str, signal: Signal) -> Result<()> {
+    let row = Row::new("API server", fault).default_lease().moves();
     row.follow(Follow::Lasting(Duration::ZERO)).on_all(|workloads| {
         let cluster = workloads[0].stage.namespace.cluster();
-        cluster.stop_server("apiserver", Signal::TERM)?.start_again()?;
+        cluster.stop_server("apiserver", signal)?.start_again()?;
         cluster.wait_until_served()?;
         Ok(Broken::nothing())
     })
+}
+
+#[test]
+fn api_server_crashed_and_restarted() -> Result<()> {
+    restarted("killed and started again at once", Signal::KILL)
+}
+
+#[test]
+fn api_server_restarted_in_good_order() -> Result<()> {
+    restarted("restarted by SIGTERM (takes no request for a minute, while watches are open)", Signal::TERM)
 }
 
 /// What was sent meanwhile is carried out when it goes on.
