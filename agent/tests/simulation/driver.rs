@@ -140,7 +140,7 @@ impl World {
         let generation = process.guard;
         self.schedule_at(at, n, What::Guard(generation));
         if latest.is_none_or(|latest| deadline > latest) {
-            self.fail(n, format!("armed for {deadline:?}, but what is stored allows {latest:?}"));
+            self.fail(n, format!("a deadline later than what is stored allows: {deadline:?} instead of {latest:?}"));
         }
     }
 

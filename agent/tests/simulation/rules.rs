@@ -234,7 +234,7 @@ impl World {
         let waited = self.now.saturating_sub(since);
         let least = self.machines[n].timing.lease().max(before.duration.unwrap_or_default());
         if acquired && waited < least * (1000 - FAST_CLOCKS) / 1000 {
-            self.fail(n, format!("took the Lease {waited:?} after its last change"));
+            self.fail(n, format!("took the Lease too soon: {waited:?} after its last change"));
         }
     }
 }
