@@ -74,7 +74,7 @@ impl Records {
     }
 
     /// Waits for a state that matches `to` after one that matches `from`, and gives these and all between them, the first of each.
-    fn from_to(&self, from: impl Fn(&Written) -> bool, to: impl Fn(&Written) -> bool) -> Result<Vec<Written>> {
+    fn span(&self, from: impl Fn(&Written) -> bool, to: impl Fn(&Written) -> bool) -> Result<Vec<Written>> {
         until("the records of a move", || {
             let all = self.all()?;
             let start = all.iter().position(&from).with_context(|| format!("no first state among {all:#?}"))?;
@@ -224,7 +224,7 @@ fn hand_over_and_back(stage: &Stage, workload: &Workload<'_>, ours: &str, record
     // Our release, and the rival on it.
     scale(workload, 0)?;
     rival.wait_for("leading", RIVAL, PATIENCE)?;
-    let handed = records.from_to(Written::is_empty, |written| written.is_held_by(RIVAL))?;
+    let handed = records.span(Written::is_empty, |written| written.is_held_by(RIVAL))?;
     let [released, taken] = &handed[..] else { anyhow::bail!("not two records: {handed:#?}") };
     ensure_released(released, term.0)?;
     ensure!(released.is_released_to_us()?, "our own release has no proof: {released:#?}");
@@ -276,7 +276,7 @@ fn take_over_from_the_rival(stage: &Stage, workload: &Workload<'_>, records: &Re
     // It waits for nobody: an empty Lease is free to client-go.
     rival.wait_for("leading", RIVAL, PATIENCE)?;
     let rivals = |written: &Written| written.is_held_by(RIVAL);
-    let taken = records.from_to(rivals, rivals)?.remove(0);
+    let taken = records.span(rivals, rivals)?.remove(0);
     ensure_taken(&taken, RIVAL, made.transitions + 1, RIVALS_LEASE)?;
     scale(workload, 1)?;
     workload.wait_until_rolled_out()?;
@@ -287,7 +287,7 @@ fn take_over_from_the_rival(stage: &Stage, workload: &Workload<'_>, records: &Re
     rival.signal(Signal::KILL)?;
     rival.ended(PATIENCE)?;
     workload.leading()?;
-    let passed = records.from_to(rivals, |written| !rivals(written))?;
+    let passed = records.span(rivals, |written| !rivals(written))?;
     let [.., last, taken] = &passed[..] else { anyhow::bail!("too few records: {passed:#?}") };
     ensure!(taken.holder.ends_with("_writer"), "{taken:#?}");
     ensure_taken(taken, &taken.holder, last.transitions + 1, OUR_LEASE)?;
@@ -318,7 +318,7 @@ fn take_over_from_ours(
     rival.wait_for("new leader", ours, PATIENCE)?;
     let cut = stage.namespace.cut_from_api_server(leader)?;
     rival.wait_for("leading", RIVAL, PATIENCE)?;
-    let passed = records.from_to(|written| written.is_held_by(ours), |written| !written.is_held_by(ours))?;
+    let passed = records.span(|written| written.is_held_by(ours), |written| !written.is_held_by(ours))?;
     let [.., last, taken] = &passed[..] else { anyhow::bail!("too few records: {passed:#?}") };
     ensure_taken(taken, RIVAL, last.transitions + 1, RIVALS_LEASE)?;
     ensure_alone(workload, 2)?;
