@@ -117,7 +117,7 @@ fn the_whole_container_of_an_app_with_helpers_stopped_and_continued() -> Result<
         .on(|writer| writer.variable("BUSY_PROCESSES", "3"))
         .at_once(5)
         .follow(Follow::Lasting(STOPPED + Duration::from_secs(5)))
-        .limit("who stops the stub as well keeps what the app started alive")
+        .limit("who stops the stub as well keeps what the app started; the time in which it is stopped counts")
         .on_leader(|workload, leader| {
             let mut processes = of_leader(workload, leader)?.0;
             // The worst order: the stub last.
