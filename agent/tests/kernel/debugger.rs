@@ -73,7 +73,7 @@ fn dead_before(play: &Play, moment: Duration, debugger: Debugger) {
     dead_after(play, moment, 3);
 }
 
-/// The agent is stopped by a signal that the debugger does not look at, and dies of its own timer; wait() tells nobody.
+/// The agent is stopped by a signal that the debugger does not look at, and dies of its own timer; `wait()` tells nobody.
 pub(crate) fn agent_at_deadline(place: Place) {
     let mut play = family(Stage::new(place), "arm=60000 start beats=3 go arm=700 stopped");
     play.word("ready");

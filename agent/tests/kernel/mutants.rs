@@ -14,7 +14,9 @@ use crate::{debugger, stage::Place, stage::set_mutant, tree, trials};
 const OURS: &str = "kernel";
 
 /// The mistake, the trial that finds it, and where; the last word says that it needs root.
-const FOUND_BY: [(Mutant, fn(Place), Place, bool); 14] = [
+type Finder = (Mutant, fn(Place), Place, bool);
+
+const FOUND_BY: [Finder; 14] = [
     (Mutant::TimersNotLookedAt, trials::unarmed, Place::Namespace, false),
     (Mutant::FirstIsAll, trials::orphans, Place::Namespace, false),
     (Mutant::AgentAdoptsNobody, trials::orphans, Place::Namespace, false),
@@ -53,7 +55,7 @@ pub(crate) fn listen_for_panics() {
 
 /// A trial for each mistake, which fails when nobody finds it.
 pub(crate) fn trials(namespaces: bool, root: bool) -> Vec<Trial> {
-    let trial = |(mutant, run, place, needs_root): (Mutant, fn(Place), Place, bool)| {
+    let trial = |(mutant, run, place, needs_root): Finder| {
         let possible = (root || !needs_root) && (namespaces || place == Place::Beside);
         let find = move || {
             let found = find(mutant, run, place).ok_or_else(|| Failed::from(format!("{mutant:?} is not found")))?;

@@ -14,7 +14,7 @@ use crate::{
 const PERIOD: u32 = 100_000;
 /// Limits, in thousandths of a processor, with the numbers of busy processes that are always tried.
 const TRIED: [(u32, &[usize]); 4] = [(2000, &[2, 164]), (1000, &[2, 51]), (100, &[2, 51]), (10, &[2, 9])];
-/// With LEADER_TESTS_LONG=1 all limits are tried with all of these, as often as [`ROUNDS`].
+/// With `LEADER_TESTS_LONG=1` all limits are tried with all of these, as often as [`ROUNDS`].
 const ALL: [usize; 4] = [2, 9, 51, 164];
 const ROUNDS: usize = 5;
 

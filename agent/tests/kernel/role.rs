@@ -101,6 +101,12 @@ async fn lateness(period: Duration) {
     }
 }
 
+/// Lets the test do something before the script goes on.
+fn wait_for_a_line() {
+    say("ready", 0);
+    stdin().read_line(&mut String::new()).expect("a line");
+}
+
 /// Makes stderr a pipe that nobody reads, and that is full.
 fn fill_stderr() {
     let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
@@ -207,11 +213,7 @@ impl Agent {
             },
             "follow" => self.follow(false).await,
             "exited" => self.follow(true).await,
-            "go" => {
-                let mut line = String::new();
-                say("ready", 0);
-                stdin().read_line(&mut line).expect("a line");
-            }
+            "go" => wait_for_a_line(),
             "lateness" => lateness(Duration::from_millis(value)).await,
             "full-stderr" => fill_stderr(),
             "listen" => loop {

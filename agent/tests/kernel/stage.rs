@@ -303,7 +303,7 @@ impl Drop for Play {
     }
 }
 
-/// The letter of a process's state (proc_pid_stat(5)); none when it is gone.
+/// The letter of a process's state (`proc_pid_stat(5)`); none when it is gone.
 pub(crate) fn state(process: Pid) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).ok()?;
     stat.rsplit_once(')')?.1.trim_start().chars().next()

@@ -123,7 +123,7 @@ fn not_permitted(place: Place) {
     by_deadline(Stage::new(place).through(&WITHOUT_KILL), &other_user(), 2);
 }
 
-/// The walk through /proc finds nothing, and wait() knows better: the app is not gone before the deadline ends it.
+/// The walk through /proc finds nothing, and `wait()` knows better: the app is not gone before the deadline ends it.
 pub(crate) fn hidden(place: Place) {
     let stage = Stage::new(place).through(&["sh", "-c", HIDING, "sh"]);
     let play = stage.play("arm=60000 start beats=1 arm=700 kill disarm", &[me(), "hidden", "0"]);

@@ -85,9 +85,9 @@ pub(crate) fn hidden(words: &[String]) -> ! {
 pub(crate) fn tracer(words: &[String]) -> ! {
     let slot: u64 = words[0].parse().expect("a slot");
     let me = std::env::current_exe().expect("a path");
-    let child = Command::new(me).args(["beat", &(slot + 1).to_string()]).spawn().expect("a child");
-    let child = Pid::from_raw(child.id().cast_signed());
-    ptrace::seize(child, Options::empty()).expect("traced");
+    // Never waited for: that is what this role is about.
+    let held = [Command::new(me).args(["beat", &(slot + 1).to_string()]).spawn().expect("a child")];
+    ptrace::seize(Pid::from_raw(held[0].id().cast_signed()), Options::empty()).expect("traced");
     beat(words)
 }
 

@@ -12,10 +12,10 @@ use crate::{
 };
 
 /// Writes down the wall clock in a session of its own, and ignores what it can.
-const DEAF: &str = r#"
+const DEAF: &str = r"
     trap '' TERM INT HUP
     (setsid sh -c 'while :; do date +%s.%N > new && mv new beat; sleep 0.01; done' &)
-    echo up; while :; do sleep 0.05; done"#;
+    echo up; while :; do sleep 0.05; done";
 
 /// Seconds on the wall clock.
 fn beat(pod: &Pod) -> Option<f64> {
