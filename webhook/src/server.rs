@@ -1,13 +1,17 @@
-//! HTTPS: accepts connections, speaks HTTP/1.1 and HTTP/2 on them, and ends without breaking a request off.
+//! HTTPS: accepts connections, speaks HTTP/1.1 on them, and ends without breaking a request off.
+//!
+//! No HTTP/2: the API server does not speak it with webhooks (`NextProtos` in k8s.io/apiserver, pkg/util/webhook/client.go). Its windows
+//! are shared by all requests of a connection, so that large bodies which wait for their turn keep back the one whose turn it is.
 //!
 //! What is answered is [`crate::handler`]'s, which certificate is shown that of `leader_certs`.
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
+use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
 use rustls::{ServerConfig, crypto::ring, server::ResolvesServerCert};
@@ -19,20 +23,16 @@ use tokio_rustls::TlsAcceptor;
 
 /// How long a handshake may take.
 const OPENING: Duration = Duration::from_secs(5);
-/// How long an HTTP/1.1 connection may be silent: between requests, and until a request's header is complete.
+/// How long a connection may be silent: between requests, and until a request's header is complete.
 ///
-/// Longer than the API server's 90 s (`IdleConnTimeout` in k8s.io/apimachinery, pkg/util/net/http.go), which calls webhooks on
-/// HTTP/1.1 (k8s.io/apiserver, pkg/util/webhook/client.go): who closes first must be the one who asks. A request that meets
+/// Longer than the API server's 90 s (`IdleConnTimeout` in k8s.io/apimachinery, pkg/util/net/http.go): who closes first must be the one
+/// who asks. A request that meets
 /// a closing connection is a POST that nobody may send again, and the person is told of a broken pipe.
 const SILENCE: Duration = Duration::from_secs(100);
 /// The longest header, in bytes: the API server's take about 500.
-const HEADER: u32 = 16 * 1024;
-/// How many connections are open at once. The API server keeps one or two for each of its replicas.
+const HEADER: usize = 16 * 1024;
+/// How many connections are open at once. The API server needs one for each review under way, and keeps some of them.
 const CONNECTIONS: usize = 512;
-/// How many requests one connection may have open on HTTP/2: what Go's client assumes when it is told nothing.
-const STREAMS: u32 = 100;
-/// A silent HTTP/2 connection is asked this often whether somebody is still there.
-const PING: Duration = Duration::from_secs(30);
 /// How long requests in flight may take after the listener is closed: above the API server's patience.
 const FINISH: Duration = Duration::from_secs(12);
 /// The pause after an accept that failed, for example because the process is out of descriptors.
@@ -44,7 +44,7 @@ pub fn tls(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, rustls
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(resolver);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }
 
@@ -106,15 +106,8 @@ async fn connection(
         .await
         .map_err(|_| "the TLS handshake took too long".to_owned())?
         .map_err(|error| format!("the TLS handshake failed: {error}"))?;
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(SILENCE).max_buf_size(HEADER as usize);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_header_list_size(HEADER)
-        .max_concurrent_streams(STREAMS)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(OPENING);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).into_owned();
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(SILENCE).max_buf_size(HEADER);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     watcher.watch(connection).await.map_err(|error| error.to_string())
 }

@@ -169,7 +169,7 @@ fn moved_deadline(place: Place) {
 }
 
 pub(crate) fn orphans(place: Place) {
-    let app = "(setsid sleep 0.4 &); exit 3";
+    let app = "(setsid sleep 1.5 &); exit 3";
     let mut play = Stage::new(place).play("arm=60000 start follow disarm end", &["sh", "-c", app]);
     assert_eq!(play.word("exited"), "3");
     let orphan = play.moment("gone").saturating_sub(play.moment("exited-at"));

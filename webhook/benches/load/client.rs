@@ -1,4 +1,5 @@
-//! Connections as the API server keeps them: HTTP/2 over TLS, few, each with many requests under way.
+//! Connections as the API server keeps them: HTTP/1.1 over TLS, one for each request under way (`NextProtos` in k8s.io/apiserver,
+//! pkg/util/webhook/client.go).
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -7,10 +8,10 @@ use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, StatusCode,
     body::Bytes,
-    client::conn::http2::{SendRequest, handshake},
+    client::conn::http1::{SendRequest, handshake},
     header,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -19,16 +20,14 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// How many connections there are: one from each of two API servers.
-pub(crate) const CONNECTIONS: usize = 2;
+/// How many connections there are: enough for both servers to be busy all the time.
+pub(crate) const CONNECTIONS: usize = 32;
 /// The name that both servers show a certificate for.
 pub(crate) const NAME: &str = "leader-webhook.leader-bench.svc";
 
 /// An open connection.
-#[derive(Clone)]
 pub(crate) struct Connection {
     requests: SendRequest<Full<Bytes>>,
-    uri: String,
 }
 
 impl Connection {
@@ -40,19 +39,22 @@ impl Connection {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME)?, stream).await?;
-        let (requests, connection) = handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+        let (requests, connection) = handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
-        Ok(Self { requests, uri: format!("https://{NAME}/inject?timeout=10s") })
+        Ok(Self { requests })
     }
 
     /// Sends a body and returns how long the answer's is.
     pub(crate) async fn post(&mut self, body: Bytes) -> anyhow::Result<usize> {
-        let request =
-            Request::post(&self.uri).header(header::CONTENT_TYPE, "application/json").body(Full::new(body))?;
+        let request = Request::post("/inject?timeout=10s")
+            .header(header::HOST, NAME)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))?;
+        self.requests.ready().await.context("waiting for the connection")?;
         let response = self.requests.send_request(request).await.context("sending a request")?;
         let status = response.status();
         let answer = response.into_body().collect().await.context("reading an answer")?.to_bytes();

@@ -91,7 +91,6 @@ async fn report(arguments: &Arguments, binary: &std::path::Path) -> anyhow::Resu
         "memory": {"atRest": at_rest.now, "highest": memory.highest, "after": memory.now},
         "rounds": arguments.rounds,
         "seconds": arguments.seconds,
-        "inFlight": measure::IN_FLIGHT * client::CONNECTIONS,
         "connections": client::CONNECTIONS,
     }))
 }

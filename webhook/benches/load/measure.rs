@@ -1,21 +1,23 @@
 //! How many requests a server answers, and how long each takes.
 
 use std::{
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use hdrhistogram::Histogram;
 use hyper::body::Bytes;
-use tokio::{runtime::Handle, sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{Mutex, mpsc},
+    task::JoinSet,
+};
 
 use super::{
     client::{CONNECTIONS, Connection},
     server::Server,
 };
 
-/// How many requests are under way on each connection: enough for both servers to be busy all the time.
-pub(crate) const IN_FLIGHT: usize = 16;
 /// How long a server runs before it is measured.
 const WARM_UP: Duration = Duration::from_millis(500);
 
@@ -51,61 +53,72 @@ async fn connections(server: &Server) -> anyhow::Result<Vec<Connection>> {
 /// Sends the body again as soon as it was answered.
 pub(crate) async fn peak(server: &Server, body: String, length: Duration) -> anyhow::Result<Round> {
     let body = Bytes::from(body);
-    let open = connections(server).await?;
-    busy(&open, &body, WARM_UP).await?;
+    let (open, ..) = busy(connections(server).await?, &body, WARM_UP).await?;
     let (started, used) = (Instant::now(), server.processor_time()?);
-    let (count, answer_bytes) = busy(&open, &body, length).await?;
+    let (_, count, answer_bytes) = busy(open, &body, length).await?;
     let (took, used) = (started.elapsed(), server.processor_time()?.saturating_sub(used));
     #[allow(clippy::cast_precision_loss)] // It stays far below 2^52.
     let count = count as f64;
     Ok(Round { rate: count / took.as_secs_f64(), processor_micros: used.as_secs_f64() * 1e6 / count, answer_bytes })
 }
 
-async fn busy(open: &[Connection], body: &Bytes, length: Duration) -> anyhow::Result<(u64, usize)> {
+/// Gives the connections back, how many answers there were, and how long one is.
+async fn busy(open: Vec<Connection>, body: &Bytes, length: Duration) -> anyhow::Result<(Vec<Connection>, u64, usize)> {
     let until = Instant::now() + length;
     let mut running = JoinSet::new();
-    for connection in open.iter().flat_map(|connection| vec![connection; IN_FLIGHT]) {
-        let (mut connection, body) = (connection.clone(), body.clone());
+    for mut connection in open {
+        let body = body.clone();
         running.spawn(async move {
             let (mut count, mut size) = (0, 0);
             while Instant::now() < until {
                 size = connection.post(body.clone()).await?;
                 count += 1;
             }
-            anyhow::Ok((count, size))
+            anyhow::Ok((connection, count, size))
         });
     }
-    let (mut count, mut size) = (0, 0);
+    let (mut open, mut count, mut size) = (Vec::new(), 0, 0);
     while let Some(ended) = running.join_next().await {
-        let (more, bytes) = ended??;
+        let (connection, more, bytes) = ended??;
+        open.push(connection);
         (count, size) = (count + more, bytes);
     }
-    Ok((count, size))
+    Ok((open, count, size))
 }
 
-/// Sends so many bodies per second, whether or not those before were answered.
+/// Sends so many bodies per second, whether or not those before were answered: a request that finds no idle connection waits for
+/// one, and that time is its own.
 pub(crate) async fn at_rate(server: &Server, body: String, rate: f64, length: Duration) -> anyhow::Result<Latency> {
     let body = Bytes::from(body);
-    let open = connections(server).await?;
-    busy(&open, &body, WARM_UP).await?;
+    let (open, ..) = busy(connections(server).await?, &body, WARM_UP).await?;
     let (results, mut took) = mpsc::unbounded_channel();
-    let runtime = Handle::current();
+    let (due, waiting) = mpsc::unbounded_channel::<Instant>();
+    let waiting = Arc::new(Mutex::new(waiting));
+    for mut connection in open {
+        let (waiting, body, results) = (Arc::clone(&waiting), body.clone(), results.clone());
+        tokio::spawn(async move {
+            loop {
+                // Bound first: the lock must not be held while the request is under way.
+                let next = waiting.lock().await.recv().await;
+                let Some(due) = next else { break };
+                let answer = connection.post(body.clone()).await;
+                // Nobody listens any more after a request that failed.
+                let _ = results.send(answer.map(|_| due.elapsed()));
+            }
+        });
+    }
+    drop((results, waiting));
     // A thread of its own: the runtime's timer counts milliseconds.
     let pace = thread::spawn(move || {
         let started = Instant::now();
-        for (number, connection) in open.iter().cycle().enumerate() {
-            #[allow(clippy::cast_precision_loss)] // It stays far below 2^52.
-            let due = started + Duration::from_secs_f64(number as f64 / rate);
-            if due > started + length {
+        for number in 0_u32.. {
+            let at = started + Duration::from_secs_f64(f64::from(number) / rate);
+            if at > started + length || due.is_closed() {
                 break;
             }
-            thread::sleep(due.saturating_duration_since(Instant::now()));
-            let (mut connection, body, results) = (connection.clone(), body.clone(), results.clone());
-            runtime.spawn(async move {
-                let answer = connection.post(body).await;
-                // Nobody listens any more after a request that failed.
-                let _ = results.send(answer.map(|_| due.elapsed()));
-            });
+            thread::sleep(at.saturating_duration_since(Instant::now()));
+            // Closed when all connections have failed.
+            let _ = due.send(at);
         }
     });
     let mut histogram = Histogram::<u64>::new(3)?;

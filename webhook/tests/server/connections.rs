@@ -73,29 +73,29 @@ async fn a_new_certificate_drops_no_connection() {
     let running = Running::start().await;
     let certificate =
         |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned();
-    let before = certificate(&running.tls("h2").await.unwrap());
-    let (mut http1, mut http2) = (running.http1().await, running.http2().await);
+    let before = certificate(&running.tls().await.unwrap());
+    let (mut one, mut other) = (running.connect().await, running.connect().await);
     let ask = || request(Method::GET, "/livez", "", Body::empty());
-    assert_eq!(text(http1.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
-    assert_eq!(text(http2.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
+    assert_eq!(text(one.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
+    assert_eq!(text(other.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
 
     let leaf = Leaf::issue(&running.authority, &[NAME.to_owned()], Timestamp::now()).unwrap();
     running.resolver.set(leaf.certified_key);
 
-    assert_eq!(text(http1.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
-    assert_eq!(text(http2.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
-    assert_ne!(certificate(&running.tls("h2").await.unwrap()), before);
+    assert_eq!(text(one.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
+    assert_eq!(text(other.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
+    assert_ne!(certificate(&running.tls().await.unwrap()), before);
 }
 
 #[tokio::test]
 async fn it_drains() {
     let mut running = Running::start().await;
-    let (mut http1, mut http2) = (running.http1().await, running.http2().await);
+    let (mut one, mut other) = (running.connect().await, running.connect().await);
     // Two reviews whose bodies are still on their way when the stop comes.
     let (first, body_of_first) = half_sent();
     let (second, body_of_second) = half_sent();
     let answers = tokio::spawn(async move {
-        let (first, second) = tokio::join!(http1.send_request(first), http2.send_request(second));
+        let (first, second) = tokio::join!(one.send_request(first), other.send_request(second));
         (text(first.unwrap()).await, text(second.unwrap()).await)
     });
     body_of_first.started.await.unwrap();
@@ -106,7 +106,7 @@ async fn it_drains() {
     // Clients that have not noticed yet are served on.
     patched(&deployment(), &running.review(&create(&deployment())).await);
     running.stop.take().unwrap().send(()).unwrap();
-    while running.tls("h2").await.is_ok() {
+    while running.tls().await.is_ok() {
         tokio::task::yield_now().await;
     }
     assert!(!running.task.is_finished());
@@ -155,7 +155,7 @@ fn half_sent() -> (Request<Body>, HalfSent) {
 #[tokio::test]
 async fn a_connection_is_kept_between_requests() {
     let running = Running::start().await;
-    let mut kept = running.tls("http/1.1").await.unwrap();
+    let mut kept = running.tls().await.unwrap();
     let mut answer = vec![0; 4096];
     for _ in 0..2 {
         kept.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

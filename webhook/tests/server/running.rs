@@ -8,7 +8,7 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http_body_util::BodyExt;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use leader_certs::{authority::Authority, keeper::State, leaf::Leaf, resolver::Resolver};
 use leader_webhook::{
@@ -73,7 +73,7 @@ impl Running {
         Self { api, webhook, certificates, authority, resolver, address, stop: Some(stop), task }
     }
 
-    pub(crate) async fn tls(&self, protocol: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn tls(&self) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.certificate().as_bytes()).unwrap()).unwrap();
         let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -81,27 +81,21 @@ impl Running {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        // As Go does it by default. What is agreed on is what the API server asks for alone.
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let stream = TcpStream::connect(self.address).await?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(NAME).unwrap(), stream).await
     }
 
-    pub(crate) async fn http2(&self) -> hyper::client::conn::http2::SendRequest<Body> {
-        let stream = TokioIo::new(self.tls("h2").await.unwrap());
-        let (sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
-        tokio::spawn(connection);
-        sender
-    }
-
-    pub(crate) async fn http1(&self) -> hyper::client::conn::http1::SendRequest<Body> {
-        let stream = TokioIo::new(self.tls("http/1.1").await.unwrap());
+    pub(crate) async fn connect(&self) -> hyper::client::conn::http1::SendRequest<Body> {
+        let stream = TokioIo::new(self.tls().await.unwrap());
         let (sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         sender
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> (StatusCode, String) {
-        text(self.http2().await.send_request(request).await.unwrap()).await
+        text(self.connect().await.send_request(request).await.unwrap()).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> (StatusCode, String) {

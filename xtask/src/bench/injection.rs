@@ -193,14 +193,13 @@ fn section(machine: &str, alone: &Medians, served: &Value) -> Result<String> {
          of the answer with its patch, without any request; `parse only` is what any program pays that reads the body of `review inject` into values.\n\n{}\n\
          ### Over TLS\n\n\
          The release binary `leader-webhook` as a process of its own, at the API server of the test cluster. The bare server is a process with the same listener, \
-         TLS, certificate and HTTP (`leader_webhook::server`) that sends each body back. Client and servers share the processors. {} HTTP/2 connections with {} requests under way in all; the median of {} rounds of {} s, \
+         TLS, certificate and HTTP (`leader_webhook::server`) that sends each body back. Client and servers share the processors. {} HTTP/1.1 connections, each with a request under way; the median of {} rounds of {} s, \
          the servers in turn; then twice as long at half of the median rate, a request when it is due, whether or not those before were answered, and latency counted from then.\n\n\
          `turn off` is a review in which the id was taken off an injected workload: all of the work on the object (read, decide, eject, patch, answer), and the only kind that needs nothing of \
          the API server, so that the goals are judged by it. `apply again` has the requests that a review of an annotated workload makes: they, and the API server beside it on the same processors, are most of its time.\n\n{}\n\
          Resident memory of the webhook: {} before the first review, {} at the highest, {} after all of them (`VmRSS`, `VmHWM` of proc_pid_status(5); the 200 kB reviews are part of it).",
         table(&inside),
         served["connections"],
-        served["inFlight"],
         served["rounds"],
         served["seconds"],
         table(&outside),
