@@ -227,7 +227,7 @@ mod tests {
         let (mut term, held) = term();
         let mut task = None;
         let led = {
-            let mut lead = |leadership: Leadership| {
+            let mut work = |leadership: Leadership| {
                 task = Some(leadership.spawn(std::future::pending::<()>()));
                 term.stop();
                 let leading = leadership.is_leading();
@@ -237,10 +237,10 @@ mod tests {
                     std::future::pending::<()>().await;
                 }
             };
-            let led = held.lead(&mut lead, None, None);
+            let leading = held.lead(&mut work, None, None);
             tokio::select! {
                 biased;
-                led = led => led,
+                output = leading => output,
                 () = std::future::ready(()) => None,
             }
         };

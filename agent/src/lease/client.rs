@@ -251,7 +251,7 @@ mod tests {
         let mut config = Config::new(server_that_wants("new").parse().unwrap());
         config.auth_info.token_file = Some(file.display().to_string());
         let id: LeaderId = "billing".parse().unwrap();
-        let client = LeaseClient::new(config, "shop", &id, Duration::from_secs(60));
+        let client = LeaseClient::new(config, "shop", &id, Duration::from_mins(1));
         let refused = client.read().await.unwrap_err();
         assert!(matches!(refused, RequestError::Status { code: 401, .. }), "{refused}");
         std::fs::write(&file, "new").unwrap();
