@@ -67,7 +67,12 @@ pub(crate) fn named(place: Place, possible: bool, (name, run): Named) -> Trial {
     .with_ignored_flag(!possible)
 }
 
-/// All trials; those that need what this machine or user does not have are ignored, and it is said why.
+/// The trials that are to run one after the other, and after all others.
+pub(crate) fn alone() -> Vec<Trial> {
+    quota::trials(unshare().is_some() && geteuid().is_root())
+}
+
+/// All trials that can run beside others; those that need what this machine or user does not have are ignored, and it is said why.
 pub(crate) fn all() -> Vec<Trial> {
     let namespaces = unshare().is_some();
     let root = namespaces && geteuid().is_root();
@@ -102,7 +107,6 @@ pub(crate) fn all() -> Vec<Trial> {
         trials.extend(tree::bombs(place, root));
         trials.extend(limits::trials(place, root));
     }
-    trials.extend(quota::trials(root));
     trials.extend(mutants::trials(namespaces, root));
     trials
 }
