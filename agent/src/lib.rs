@@ -1,9 +1,12 @@
 //! The supervisor that holds a Lease and runs an application on exactly one replica.
 
+pub mod api;
 pub mod app;
 pub mod ask;
+pub mod campaign;
 pub mod clock;
 pub mod cpu;
+pub mod election;
 pub mod elector;
 pub mod guard;
 pub mod id;
@@ -11,12 +14,21 @@ pub mod injected;
 pub mod install;
 pub mod lease;
 pub mod log;
+pub mod metrics;
+#[doc(hidden)]
+pub mod mutant;
 pub mod names;
+pub mod observe;
 pub mod probes;
 pub mod program;
 pub mod run;
 pub mod settings;
+pub mod status_file;
 pub mod stop_signal;
 mod sys;
 pub mod term_file;
 pub mod timing;
+
+#[cfg(feature = "mutants")]
+#[doc(hidden)]
+pub use sys::rogue;

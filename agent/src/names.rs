@@ -95,6 +95,8 @@ pub mod env {
     pub const LOG: &str = "LEADER_LOG";
     /// The pod's address, where a probe or hook connects to it.
     pub const POD_IP: &str = "LEADER_POD_IP";
+    /// Where the agent says on the leader, and only there, that it leads.
+    pub const STATUS_FILE: &str = "LEADER_STATUS_FILE";
     /// Given to the app: the resourceVersion of the write that acquired the Lease.
     pub const FENCING_TOKEN: &str = "LEADER_FENCING_TOKEN";
 
@@ -103,7 +105,7 @@ pub mod env {
     /// What injection sets where it is needed, after [`INJECTED`].
     pub const OPTIONAL: [&str; 1] = [POD_IP];
     /// All that the agent reads, and takes out of the app's environment.
-    pub const ALL: [&str; 14] = [
+    pub const ALL: [&str; 15] = [
         RECORD,
         ID,
         NAMESPACE,
@@ -117,6 +119,7 @@ pub mod env {
         STATE_DIR,
         CREDENTIALS_DIR,
         LOG,
+        STATUS_FILE,
         FENCING_TOKEN,
     ];
 }

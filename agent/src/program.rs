@@ -1,17 +1,18 @@
 //! What `leader-agent` does from its first instruction: flags, guard, runtime, run, exit code.
 
-use std::{path::Path, process::ExitCode};
+use std::{future::Future, path::Path, process::ExitCode};
 
 use clap::{CommandFactory, Parser, error::ErrorKind};
 
 use crate::{
     ask::ask as ask_agent,
     cpu,
-    guard::{self, GuardOptions, HeldSignals, START_FAILED},
+    guard::{self, Guard, GuardOptions, HeldSignals, START_FAILED},
     install::install,
     log, names,
+    observe::{ObserveArguments, observe},
     probes::interface::Question,
-    run,
+    run::{self, RunError},
     settings::{Arguments, Command, HookName, RunArguments, outside_identity},
 };
 
@@ -27,6 +28,7 @@ pub fn main() -> ExitCode {
             Err(error) => fail(&error.to_string()),
         },
         Command::Run(arguments) => run_guarded(*arguments, held),
+        Command::Observe(arguments) => observe_guarded(*arguments, held),
         Command::Probe { name, state_dir } => ask(&state_dir, Question::Probe(name.into())),
         // A container starts as a standby: what the hook is for begins with a promotion.
         Command::Hook { name: HookName::PostStart, .. } => ExitCode::SUCCESS,
@@ -55,8 +57,26 @@ fn run_guarded(arguments: RunArguments, held: HeldSignals) -> ExitCode {
         Ok(settings) => settings,
         Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
     };
-    // From here on there are two processes: the first one stays behind as the stub.
-    let guard = match guard::start(&GuardOptions { state_dir: settings.state_dir.clone() }, held) {
+    let options = GuardOptions { state_dir: settings.state_dir.clone(), status_file: settings.status_file.clone() };
+    guarded(&options, held, |guard| run::run(settings, guard))
+}
+
+fn observe_guarded(arguments: ObserveArguments, held: HeldSignals) -> ExitCode {
+    let pod_name = std::env::var("POD_NAME").ok();
+    let settings = match arguments.resolve(cpu::is_starved(), pod_name, outside_identity) {
+        Ok(settings) => settings,
+        Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
+    };
+    let options = GuardOptions { state_dir: None, status_file: Some(settings.status_file.clone()) };
+    guarded(&options, held, |guard| observe(settings, guard))
+}
+
+/// Does `work` in the agent. From here on there are two processes: the first one stays behind as the stub.
+fn guarded<F>(options: &GuardOptions, held: HeldSignals, work: impl FnOnce(Guard) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(Guard, u8), RunError>>,
+{
+    let guard = match guard::start(options, held) {
         Ok(guard) => guard,
         Err(error) => return fail(&error.to_string()),
     };
@@ -65,7 +85,7 @@ fn run_guarded(arguments: RunArguments, held: HeldSignals) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("cannot make a runtime: {error}")),
     };
-    match runtime.block_on(run::run(settings, guard)) {
+    match runtime.block_on(work(guard)) {
         Ok((guard, code)) => guard.end(code),
         Err(error) => fail(&error.to_string()),
     }

@@ -8,6 +8,7 @@ use crate::{
     id::{IdError, LeaderId},
     injected::{Injected, InjectedError},
     names,
+    observe::ObserveArguments,
     probes::{
         Kind,
         spec::{Hooks, Probes},
@@ -35,6 +36,8 @@ pub enum Command {
     },
     /// Campaign for a Lease and run a command while holding it
     Run(Box<RunArguments>),
+    /// Campaign for a Lease, run nothing, and keep a status file while holding it
+    Observe(Box<ObserveArguments>),
     /// Ask the agent of this container whether a probe passes
     Probe {
         /// Which one
@@ -106,9 +109,18 @@ pub struct RunArguments {
     /// A folder that outlives the container and belongs to it alone: leadership is taken up again after a restart
     #[arg(long, env = names::env::STATE_DIR)]
     state_dir: Option<PathBuf>,
+    /// The kubeconfig [default: the pod's service account; outside a pod KUBECONFIG, or ~/.kube/config]
+    #[arg(long, conflicts_with = "credentials_dir")]
+    kubeconfig: Option<PathBuf>,
     /// A folder with `token`, `ca.crt` and `namespace` [default: the pod's service account]
     #[arg(long, env = names::env::CREDENTIALS_DIR)]
     credentials_dir: Option<PathBuf>,
+    /// Where to answer over HTTP: who leads, metrics, probes [default in a pod: the record's]
+    #[arg(long)]
+    port: Option<NonZeroU16>,
+    /// A file that is there while this candidate leads, and only then
+    #[arg(long, env = names::env::STATUS_FILE)]
+    status_file: Option<PathBuf>,
     /// The record of the injection, as the downward API hands it over
     #[arg(long, env = names::env::RECORD, hide = true)]
     record: Option<String>,
@@ -144,14 +156,20 @@ pub struct RunSettings {
     pub state_dir: Option<PathBuf>,
     /// Whether the identity names this container of this pod, so that a restart of it may take up its own term again.
     pub reclaims: bool,
+    /// The kubeconfig that was named.
+    pub kubeconfig: Option<PathBuf>,
     /// The folder with the account's token.
     pub credentials_dir: Option<PathBuf>,
     /// The command and its arguments.
     pub command: Vec<OsString>,
     /// The signal that asks the app to stop.
     pub stop_signal: StopSignal,
-    /// The port on which the kubelet's probes are answered.
+    /// The port on which the kubelet's probes, and questions about the election, are answered.
     pub port: Option<u16>,
+    /// The status file, where one is wanted.
+    pub status_file: Option<PathBuf>,
+    /// What the status file says first: the pod's name, or the identity where there is none.
+    pub name: String,
     /// The app's probes.
     pub probes: Probes,
     /// The app's hooks.
@@ -214,15 +232,17 @@ impl RunArguments {
         let lease = lease.as_deref().map(parse_duration).transpose()?.unwrap_or(Timing::default().lease());
         let timing = Timing::new(lease, grace.as_deref().map(parse_duration).transpose()?, starved)?;
         let container = self.container.or_else(|| Some(injected.as_ref()?.container.clone()));
-        let (identity, reclaims) = match (identity, self.pod_name, self.pod_uid, container) {
+        let (identity, reclaims) = match (identity, self.pod_name.clone(), self.pod_uid, container) {
             (Some(identity), ..) if identity.is_empty() => return Err(SettingsError::Identity),
             (Some(identity), ..) => (identity, false),
             (None, Some(pod), Some(uid), Some(container)) => (format!("{pod}_{uid}_{container}"), true),
             _ => (outside(), false),
         };
+        let name = self.pod_name.filter(|name| !name.is_empty()).unwrap_or_else(|| identity.clone());
         let termination_grace = injected.as_ref().and_then(|injected| injected.termination_grace);
-        let (stop_signal, port, probes, hooks) =
-            injected.map(|record| (record.stop_signal, record.port, record.probes, record.hooks)).unwrap_or_default();
+        let port = injected.as_ref().map_or(self.port, |record| record.port);
+        let (stop_signal, probes, hooks) =
+            injected.map(|record| (record.stop_signal, record.probes, record.hooks)).unwrap_or_default();
         Ok(RunSettings {
             id,
             namespace,
@@ -230,10 +250,13 @@ impl RunArguments {
             timing,
             state_dir: self.state_dir,
             reclaims,
+            kubeconfig: self.kubeconfig,
             credentials_dir: self.credentials_dir,
             command: self.command,
             stop_signal: stop_signal.unwrap_or_default(),
             port: port.map(NonZeroU16::get),
+            status_file: self.status_file.filter(|path| !path.as_os_str().is_empty()),
+            name,
             probes: probes.unwrap_or_default(),
             hooks: hooks.unwrap_or_default(),
             termination_grace: Duration::from_secs(termination_grace.unwrap_or(DEFAULT_TERMINATION_GRACE).into()),

@@ -119,6 +119,28 @@ fn a_server_that_refuses_or_fails_at_once_is_not_asked_in_a_loop() {
     }
 }
 
+/// Two candidates may write the same microsecond into the Lease. The one that lost must not take a record that names it, because
+/// somebody edited the holder, for its own write.
+#[test]
+fn a_hand_over_by_an_edit_is_not_taken_for_a_write_that_lost() {
+    let start = now(Duration::from_secs(99));
+    let mut elector = elector();
+    let released = json!({
+        "metadata": { "annotations": { "leader.io/released": "u1/you/3/2026-01-01T00:00:00.000000Z" } },
+        "spec": { "leaseTransitions": 3 },
+    });
+    elector.handle(Event::Seen(stored(released, 7), Source::Read { sent: start.boot }), start);
+    let Some(Action::Write { attempt, body }) = elector.poll() else { panic!("a released Lease is taken") };
+    let mut others = body.clone();
+    others["spec"]["holderIdentity"] = json!("you");
+    elector.handle(Event::Seen(stored(others, 8), Source::Watch), start);
+    elector.handle(Event::Replied { attempt, reply: Reply::Conflict }, start);
+    elector.handle(Event::Seen(stored(body, 9), Source::Watch), start);
+    let actions: Vec<Action> = std::iter::from_fn(|| elector.poll()).collect();
+    assert!(!actions.iter().any(|action| matches!(action, Action::Start { .. })), "{actions:?}");
+    assert_eq!(elector.role(), Role::Standby);
+}
+
 /// The app's own news is about an app that runs: at any other time it changes nothing.
 #[test]
 fn news_of_an_app_that_does_not_run_changes_nothing() {

@@ -1,6 +1,9 @@
 //! The cluster's binaries: built once from pinned Go modules into the user's cache folder, under a key of what they are built from.
 
 mod build;
+mod candidate;
+
+pub use candidate::{client_go_candidate, client_go_version};
 
 use crate::command::Tool;
 use crate::state;
@@ -190,19 +193,20 @@ pub fn cache_folder() -> Result<PathBuf> {
 
 /// A key of everything that decides what the binaries are.
 fn key() -> String {
+    let modules: Vec<_> = MODULES.iter().map(|module| (module, module.linker_options())).collect();
+    let parts =
+        modules.iter().flat_map(|(module, linker)| [module.go_mod, module.go_sum, module.tags, linker.as_str()]);
+    key_of(parts.chain([PAUSE_SOURCE, std::env::consts::ARCH]))
+}
+
+/// A key of what something is built from.
+fn key_of<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash = Sha256::new();
-    let mut add = |part: &str| {
+    for part in parts {
         // The length keeps the border between two parts from moving.
         hash.update(part.len().to_le_bytes());
         hash.update(part);
-    };
-    for module in &MODULES {
-        for part in [module.go_mod, module.go_sum, module.tags, &module.linker_options()] {
-            add(part);
-        }
     }
-    add(PAUSE_SOURCE);
-    add(std::env::consts::ARCH);
     // 64 bits: enough to tell a handful of versions apart.
     let start = hash.finalize().iter().take(8).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
     format!("{start:016x}")

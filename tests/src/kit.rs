@@ -13,15 +13,26 @@
 //! }
 //! ```
 
+mod cpu_limit;
+mod cut;
 mod faults;
 mod namespace;
 mod private_registry;
+mod proxy;
 mod requests;
+mod rival;
+mod servers;
+mod wall_clock;
 
-pub use faults::{ContainerProcesses, Cut, PodProcess};
+pub use cpu_limit::{CpuLimit, LimitOf};
+pub use cut::Cut;
+pub use faults::{ContainerProcesses, PodProcess};
 pub use namespace::Namespace;
 pub use private_registry::{PASSWORD, PrivateRegistry, USER};
+pub use proxy::{Answer, ApiProxy};
 pub use requests::Request;
+pub use rival::{Rival, RivalEvent, RivalOptions};
+pub use servers::{EtcdSnapshot, PausedServer, StoppedServer};
 
 use crate::cluster::{Cluster, Status};
 use crate::progress::say;

@@ -118,6 +118,24 @@ pub fn spawn(
         .with_context(|| format!("cannot start {log}"))
 }
 
+/// Starts a part again that has ended, and does not wait until it answers.
+///
+/// # Errors
+/// When it could not be started.
+pub fn restart(
+    state: &State,
+    binaries: &Binaries,
+    part: &str,
+    program: &str,
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<()> {
+    let mut child = spawn(state, binaries, part, program, arguments)?;
+    fs::write(pid_file(state, part), child.id().to_string())?;
+    // Whoever started a process has to take note of its end: else a later look would find it as a zombie.
+    thread::spawn(move || child.wait());
+    Ok(())
+}
+
 fn pid_file(state: &State, part: &str) -> PathBuf {
     state.path("run").join(format!("{part}.pid"))
 }

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything that is tested, in one command.
 
+mod faults;
+
 use std::env;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -19,7 +21,10 @@ const AT_ONCE: &str = "--test-threads=6";
 
 /// Options of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    only: Option<Only>,
     /// The cluster to test on; brought up if needed, and taken down again unless it was up already.
     #[arg(long, default_value = "test", value_parser = ClusterName::new)]
     name: ClusterName,
@@ -33,8 +38,18 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
+/// What is not part of everything, because it takes so long.
+#[derive(Debug, clap::Subcommand)]
+enum Only {
+    /// Tries each fault many times and prints a table: how often two led at once, and how long nobody did. More than an hour.
+    Faults(faults::Options),
+}
+
 /// Runs everything, and ends with the first step that fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    if let Some(Only::Faults(options)) = &options.only {
+        return faults::run(options);
+    }
     let mut steps = Steps::default();
     let result = everything(options, &mut steps);
     steps.summary();

@@ -40,6 +40,7 @@ pub use self::{
 use self::{command::failure, exec::Running, terminal::Terminal};
 use crate::{
     guard::{Guard, descendants::Walker},
+    mutant::{self, Mutant},
     sys::{
         process::{Waited, spawn, wait_any},
         signals::{self, SignalSet, listen, receive},
@@ -132,7 +133,7 @@ impl App {
         command: &[OsString],
         environment: &[(OsString, OsString)],
     ) -> Result<Self, StartError> {
-        if !matches!(guard.armed(), Ok(Some(_))) {
+        if !matches!(guard.armed(), Ok(Some(_))) && !mutant::is(Mutant::TimersNotLookedAt) {
             return Err(StartError::NotArmed);
         }
         let terminal = Terminal::at_stdin(guard.group);
@@ -202,6 +203,11 @@ impl App {
 
     /// Takes ended children until one of them matters or none is left.
     fn look(&mut self) -> io::Result<Option<AppEvent>> {
+        if (mutant::is(Mutant::FirstIsAll) && self.first.is_none())
+            || (mutant::is(Mutant::EmptyWalkIsGone) && self.walker.count()? == 0)
+        {
+            return Ok(Some(AppEvent::Gone));
+        }
         loop {
             match wait_any()? {
                 Waited::Running => return Ok(None),
@@ -232,6 +238,7 @@ impl App {
     pub fn kill_all(&mut self) -> Result<(), KillError> {
         self.ending = true;
         match self.walker.kill()?.denied {
+            Some(_) if mutant::is(Mutant::DeniedPassedOver) => Ok(()),
             Some(pid) => Err(KillError::Denied { pid: pid.as_raw_nonzero().get() }),
             None => Ok(()),
         }

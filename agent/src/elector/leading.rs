@@ -1,23 +1,19 @@
-//! A term: renewing it, stopping the app in time, and giving the Lease back once the app is gone.
+//! A term: renewing it, and stopping the app in time. Leaves what follows to [`super::releasing`].
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{
-    Action, Elector, Loss, Phase, StopReason,
-    requests::Held,
-    sighting::Sighting,
-    standby::{Standby, may_keep},
-};
+use super::{Action, Elector, Loss, Phase, StopReason, requests::Held, sighting::Sighting, standby::may_keep};
 use crate::{
     clock::Now,
     lease::record::{self, Record, Term},
+    mutant::{self, Mutant},
     timing::{GONE_AFTER_KILL, MAX_CLOCK_SKEW, RETRY, Timing},
 };
 
 /// A term with an app that may be alive.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Leading {
     term: Term,
     /// When the last write that is known to be stored was sent.
@@ -36,7 +32,7 @@ pub(super) struct Leading {
 }
 
 /// A stop that has begun.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Stop {
     reason: StopReason,
     began: Duration,
@@ -47,17 +43,6 @@ struct Stop {
     killed: bool,
 }
 
-/// A term whose app is gone, until its release is known.
-#[derive(Debug)]
-pub(super) struct Releasing {
-    term: Term,
-    reason: StopReason,
-    /// After this others may take the Lease anyway.
-    until: Duration,
-    /// A release proof of this term is on its way or stored.
-    written: bool,
-}
-
 impl Leading {
     pub(super) fn new(held: &Held, sent: Now, timing: &Timing) -> Self {
         Self {
@@ -65,18 +50,36 @@ impl Leading {
             renew_time: held.renew_time,
             sent,
             // Until the first renewal tells, the boot clock may be as slow as is let pass.
-            lease: timing.lease().mul_f64(1.0 - MAX_CLOCK_SKEW),
+            lease: timing.lease().mul_f64(if mutant::is(Mutant::ClocksNotCompared) {
+                1.0
+            } else {
+                1.0 - MAX_CLOCK_SKEW
+            }),
             compared: sent,
             armed: None,
             next_renewal: sent.boot + timing.renew_period(),
             stop: None,
-            grace: timing.grace(),
+            grace: if mutant::is(Mutant::NoStopSignal) { Duration::ZERO } else { timing.grace() },
         }
     }
 
     /// When everything is dead unless a renewal succeeds, on the boot clock.
     pub(super) fn deadline(&self, margin: Duration) -> Duration {
+        let margin = if mutant::is(Mutant::NoMargin) { Duration::ZERO } else { margin };
         self.sent.boot + self.lease.saturating_sub(margin)
+    }
+
+    /// Counts from the renewTime by the wall clock: a mistake.
+    fn count_by_wall_clock(&mut self, now: Now) {
+        let age = now.wall.as_millisecond() - self.renew_time.as_millisecond() + 1;
+        let millis = Duration::from_millis(age.unsigned_abs());
+        self.sent.boot = if age > 0 { now.boot.saturating_sub(millis) } else { now.boot + millis };
+    }
+
+    /// The term as it stands at its end: why it ended, and until when nobody else takes the Lease.
+    pub(super) fn end(&self, lease: Duration) -> (Term, StopReason, Duration) {
+        let reason = self.stop.as_ref().map_or(StopReason::Shutdown, |stop| stop.reason);
+        (self.term.clone(), reason, self.sent.boot + lease)
     }
 
     /// After a renewal that came when the app was already stopping because the lease ran out: KILL moves with the deadline. It
@@ -123,12 +126,6 @@ impl Leading {
     }
 }
 
-impl Releasing {
-    pub(super) fn until(&self) -> Duration {
-        self.until
-    }
-}
-
 impl Elector {
     pub(super) fn seen_while_leading(&mut self, now: Now) {
         let Some(record) = self.sighting.as_ref().and_then(Sighting::record).cloned() else { return };
@@ -146,7 +143,7 @@ impl Elector {
             self.forget_outdated_attempts();
         } else if record.holder.is_some() || record.is_free() {
             // A proof that this process did not write frees the Lease for others as well.
-            self.die(Loss::Foreign);
+            self.ousted(now);
             return;
         } else {
             // Emptied or made anew without a proof: everybody else waits L from here, so there is time to take it back.
@@ -155,6 +152,21 @@ impl Elector {
         if !may_keep(&record) {
             self.begin_stop(StopReason::Hold, now);
         }
+    }
+
+    /// Another one leads, or may lead at any moment.
+    fn ousted(&mut self, now: Now) {
+        let margin = self.margin;
+        let Phase::Leading(leading) = &mut self.phase else { return };
+        if mutant::is(Mutant::ForeignOverwritten) {
+            return leading.renew_at(now.boot);
+        }
+        if mutant::is(Mutant::ForeignStopsGently) || mutant::is(Mutant::ForeignReleased) {
+            leading.next_renewal = leading.deadline(margin);
+            self.begin_stop(StopReason::RunningOut, now);
+            return;
+        }
+        self.die(Loss::Foreign);
     }
 
     /// The write with this number is stored, whatever the Lease looks like by now.
@@ -169,7 +181,8 @@ impl Elector {
         }
     }
 
-    fn renewed(&mut self, held: Held, sent: Now, now: Now) {
+    pub(super) fn renewed(&mut self, held: Held, sent: Now, now: Now) {
+        let sent = if mutant::is(Mutant::DeadlineFromReply) { now } else { sent };
         let lease = self.settings.timing.lease();
         let renew_period = self.settings.timing.renew_period();
         let Phase::Leading(leading) = &mut self.phase else { return };
@@ -184,14 +197,17 @@ impl Elector {
         leading.renew_time = held.renew_time;
         leading.next_renewal = sent.boot + renew_period;
         leading.allow_more_time(self.margin, lease);
+        if mutant::is(Mutant::SuccessTakesStopBack) {
+            leading.stop.take_if(|stop| stop.reason == StopReason::RunningOut);
+        }
         // Over a shorter time, a moment between the reading of the two clocks would look like a clock that is off.
         if sent.boot < leading.compared.boot + renew_period / 2 {
             return;
         }
         let rate = clock_rate(leading.compared, sent);
         leading.compared = sent;
-        leading.lease = lease.mul_f64(rate.min(1.0));
-        if (rate - 1.0).abs() > MAX_CLOCK_SKEW {
+        leading.lease = lease.mul_f64(if mutant::is(Mutant::ClocksNotCompared) { 1.0 } else { rate.min(1.0) });
+        if (rate - 1.0).abs() > MAX_CLOCK_SKEW && !mutant::is(Mutant::SkewTolerated) {
             self.begin_stop(StopReason::ClockSkew, now);
         }
     }
@@ -199,6 +215,9 @@ impl Elector {
     pub(super) fn advance_leading(&mut self, now: Now) {
         let margin = self.margin;
         let Phase::Leading(leading) = &mut self.phase else { return };
+        if mutant::is(Mutant::DeadlineByWallClock) {
+            leading.count_by_wall_clock(now);
+        }
         let deadline = leading.deadline(margin);
         if now.boot >= deadline {
             self.die(Loss::Deadline);
@@ -228,8 +247,11 @@ impl Elector {
                 stop.kill_at = Some(now.boot);
                 self.actions.push_back(Action::Kill);
             } else if stop.killed && now.boot >= at + GONE_AFTER_KILL {
-                self.die(Loss::NotGone);
-                return;
+                if !mutant::is(Mutant::OutlivingTolerated) {
+                    self.die(Loss::NotGone);
+                    return;
+                }
+                stop.kill_at = Some(now.boot);
             }
         }
         let due = leading.next_renewal;
@@ -242,6 +264,9 @@ impl Elector {
         let stamp = self.stamp(now);
         let Phase::Leading(leading) = &mut self.phase else { return };
         leading.next_renewal = now.boot + self.settings.timing.renew_period();
+        if mutant::is(Mutant::StopEndsRenewals) && leading.stop.is_some() {
+            return;
+        }
         let mut term = leading.term.clone();
         let (identity, seconds) = (&self.settings.identity, self.settings.timing.lease_seconds());
         let Some(sighting) = &self.sighting else { return };
@@ -279,6 +304,9 @@ impl Elector {
             leading.ask_to_stop(reason, now);
             self.actions.push_back(Action::Stop(reason));
         }
+        if mutant::is(Mutant::ReleasesAtStop) {
+            self.begin_release(now);
+        }
     }
 
     /// The app is prepared for its stop, or there is no more time for that.
@@ -311,8 +339,14 @@ impl Elector {
             self.closing = true;
         }
         // What the first process leaves behind dies with it, as in a container of its own.
-        if !stop.killed {
+        if !stop.killed && !mutant::is(Mutant::OrphansLive) {
             stop.kill_at = Some(now.boot);
+        }
+        if mutant::is(Mutant::DisarmsAtExit) {
+            self.actions.push_back(Action::Disarm);
+        }
+        if mutant::is(Mutant::ReleasesAtExit) {
+            self.begin_release(now);
         }
     }
 
@@ -321,71 +355,6 @@ impl Elector {
             self.actions.push_back(Action::Disarm);
             self.begin_release(now);
         }
-    }
-
-    /// No process of the app is left, or there never was one: gives the Lease back.
-    pub(super) fn begin_release(&mut self, now: Now) {
-        let Phase::Leading(leading) = &self.phase else { return };
-        let reason = leading.stop.as_ref().map_or(StopReason::Shutdown, |stop| stop.reason);
-        let until = leading.sent.boot + self.settings.timing.lease();
-        self.phase = Phase::Releasing(Releasing { term: leading.term.clone(), reason, until, written: false });
-        self.seen_while_releasing(now);
-    }
-
-    pub(super) fn seen_while_releasing(&mut self, now: Now) {
-        let stored = self
-            .sighting
-            .as_ref()
-            .and_then(Sighting::record)
-            .and_then(|record| self.stored_attempt(record).map(|(held, _)| (held.term, record.uid.clone())));
-        let Phase::Releasing(releasing) = &mut self.phase else { return };
-        if let Some((mut term, uid)) = stored {
-            // A renewal that was on its way when the app ended: the term is still this one.
-            term.uid = uid;
-            releasing.term = term;
-        }
-        let Some(record) = self.sighting.as_ref().and_then(Sighting::record) else {
-            self.released(false, now);
-            return;
-        };
-        if !record.is_of(&releasing.term, &self.settings.identity) {
-            let given_back = releasing.written && record.is_free();
-            self.released(given_back, now);
-        }
-    }
-
-    pub(super) fn advance_releasing(&mut self, now: Now) {
-        let Phase::Releasing(releasing) = &self.phase else { return };
-        if now.boot >= releasing.until {
-            self.released(false, now);
-            return;
-        }
-        if self.read_if_wanted(now) || now.boot < self.not_before {
-            return;
-        }
-        let Phase::Releasing(releasing) = &mut self.phase else { return };
-        let Some(record) = self.sighting.as_ref().and_then(Sighting::record).cloned() else { return };
-        releasing.written = true;
-        let term = releasing.term.clone();
-        let stamp = self.stamp(now);
-        let body = record.released(&self.settings.identity, &term, stamp);
-        self.write(body, None, Some(record.resource_version), now);
-    }
-
-    /// The term is over: ended by its release, or taken by somebody else, or nobody needs to be told any more.
-    pub(super) fn released(&mut self, given_back: bool, now: Now) {
-        let Phase::Releasing(releasing) = &self.phase else { return };
-        let pause = match releasing.reason {
-            // The cause lasts: another machine is the better place.
-            StopReason::NoRoom | StopReason::ClockSkew => self.settings.timing.lease(),
-            _ => self.settings.timing.renew_period(),
-        };
-        if given_back {
-            self.actions.push_back(Action::ForgetTerm);
-        }
-        self.phase = Phase::Standby(Standby::after_step_down(now.boot + pause));
-        self.attempts.clear();
-        self.no_read_wanted();
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod interface;
 mod leading;
+mod releasing;
 mod requests;
 mod sighting;
 mod standby;
@@ -19,14 +20,21 @@ use jiff::Timestamp;
 
 pub use self::interface::{Action, Event, Loss, Obstacle, Reply, Role, Settings, Source, StopReason};
 use self::{
-    leading::{Leading, Releasing},
+    leading::Leading,
+    releasing::Releasing,
     requests::{Attempt, InFlight, Reading},
     sighting::{Sighting, Update},
     standby::Standby,
 };
-use crate::{clock::Now, lease::record::Record, names, timing::Lateness};
+use crate::{
+    clock::Now,
+    lease::record::Record,
+    mutant::{self, Mutant},
+    names,
+    timing::Lateness,
+};
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     Standby(Standby),
     Leading(Box<Leading>),
@@ -35,7 +43,7 @@ enum Phase {
 }
 
 /// One candidate of one Lease.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Elector {
     settings: Settings,
     phase: Phase,
@@ -103,6 +111,16 @@ impl Elector {
         self.sighting.as_ref()?.record()?.holder.as_deref()
     }
 
+    /// The transitions of the Lease last seen.
+    pub fn transitions(&self) -> Option<i32> {
+        Some(self.sighting.as_ref()?.record()?.transitions)
+    }
+
+    /// The safety margin at present: that of the durations, or more on a machine whose timers are late.
+    pub fn margin(&self) -> Duration {
+        self.margin
+    }
+
     /// Whether this candidate will end rather than stand by again.
     pub fn is_closing(&self) -> bool {
         self.closing
@@ -139,6 +157,8 @@ impl Elector {
             Event::Prepared => self.prepared(now),
             Event::AppGone => self.app_gone(now),
             Event::Shutdown => self.shutdown(now),
+            Event::Late(_) if mutant::is(Mutant::LatenessIgnored) => {}
+            Event::Starved(_) if mutant::is(Mutant::StarvationIgnored) => {}
             Event::Late(late) => self.lateness.add(now.boot, late),
             Event::Starved(starved) => self.settings.timing = self.settings.timing.with_starved(starved),
         }
@@ -224,6 +244,11 @@ impl Elector {
     }
 
     fn die(&mut self, loss: Loss) {
+        if mutant::is(Mutant::ForcedLossCampaigns) {
+            self.actions.extend([Action::Kill, Action::Disarm]);
+            self.phase = Phase::Standby(Standby::after_step_down(Duration::ZERO));
+            return;
+        }
         self.phase = Phase::Ended;
         self.actions.clear();
         self.actions.push_back(Action::Die(loss));

@@ -9,11 +9,12 @@ use super::{Action, Elector, Phase, Reply, Source, sighting::Sighting};
 use crate::{
     clock::Now,
     lease::record::{Record, Term, whole_microseconds},
+    mutant::{self, Mutant},
     timing::RETRY,
 };
 
 /// One write that acquires or renews, and may be stored.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) number: u64,
     pub(super) sent: Now,
@@ -57,8 +58,14 @@ impl Elector {
     pub(super) fn replied(&mut self, number: u64, reply: Reply, now: Now) {
         let Some(InFlight { sent, creates, .. }) = self.in_flight.take_if(|in_flight| in_flight.number == number)
         else {
+            if let (Reply::Written(record), true) = (reply, mutant::is(Mutant::LateReplyRevives)) {
+                self.lead_by_name(&record, now);
+            }
             return;
         };
+        if self.takes_for_stored(&reply) {
+            self.believe(number, now);
+        }
         match reply {
             Reply::Written(record) => {
                 self.confirm(number, &record, now);
@@ -113,7 +120,33 @@ impl Elector {
         }
     }
 
-    pub(super) fn write(&mut self, body: Value, held: Option<Held>, base: Option<u64>, now: Now) {
+    /// Whether this reply is taken for a success, without being one: a mistake.
+    fn takes_for_stored(&self, reply: &Reply) -> bool {
+        match (&self.phase, reply) {
+            (Phase::Leading(_), Reply::Unknown) => mutant::is(Mutant::UnknownMovesDeadline),
+            (Phase::Leading(_), Reply::Conflict) => mutant::is(Mutant::ConflictIsSuccess),
+            (Phase::Standby(_), Reply::Unknown) => mutant::is(Mutant::LeadsOnUnknown),
+            _ => false,
+        }
+    }
+
+    /// Goes on as if the write with this number were known to be stored.
+    fn believe(&mut self, number: u64, now: Now) {
+        let Some(attempt) = self.attempts.iter().find(|attempt| attempt.number == number) else { return };
+        let (held, sent, token) = (attempt.held.clone(), attempt.sent, attempt.base.unwrap_or_default() + 1);
+        match self.phase {
+            Phase::Leading(_) => self.renewed(held, sent, now),
+            _ => self.lead(held, token, sent, now),
+        }
+    }
+
+    pub(super) fn write(&mut self, mut body: Value, held: Option<Held>, base: Option<u64>, now: Now) {
+        if mutant::is(Mutant::UpdateWithoutUid) {
+            body["metadata"]["uid"].take();
+        }
+        if mutant::is(Mutant::BlindWrite) {
+            body["metadata"]["resourceVersion"].take();
+        }
         let number = self.next_attempt;
         self.next_attempt += 1;
         self.in_flight = Some(InFlight { number, sent: now.boot, creates: base.is_none() });
@@ -142,15 +175,19 @@ impl Elector {
             let same = record.holder.as_deref() == Some(self.settings.identity.as_str())
                 && record.transitions == held.term.transitions
                 && record.acquire_time == Some(held.term.acquire_time)
-                && record.renew_time == Some(held.renew_time);
+                && (record.renew_time == Some(held.renew_time) || mutant::is(Mutant::RenewTimeNotCompared));
             (uid && same).then(|| (held.clone(), attempt.sent))
         })
     }
 
     /// Forgets attempts that can no longer be stored, or be seen to have been: the Lease has moved on without them.
+    ///
+    /// A leader keeps the one that is under way, because its success counts even where the Lease has changed since. A standby does
+    /// not: what looks like its write from then on is somebody's edit, and another candidate may have written the same microsecond.
     pub(super) fn forget_outdated_attempts(&mut self) {
         let newest = self.sighting.as_ref().and_then(Sighting::record).map(|record| record.resource_version);
-        let in_flight = self.in_flight.map(|in_flight| in_flight.number);
+        let leads = matches!(self.phase, Phase::Leading(_));
+        let in_flight = self.in_flight.filter(|_| leads).map(|in_flight| in_flight.number);
         self.attempts.retain(|attempt| {
             Some(attempt.number) == in_flight
                 || attempt.base.is_none_or(|base| newest.is_none_or(|newest| base >= newest))

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::Source;
 use crate::{
     clock::Now,
     lease::record::{Inherited, Record},
+    mutant::{self, Mutant},
     names,
 };
 
@@ -13,7 +16,7 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(names::MAX_LEASE_SECONDS);
 
 /// The newest state of the Lease, and since when it stands unchanged.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sighting {
     record: Record,
     /// The newest resourceVersion known, that of a deletion included.
@@ -85,14 +88,18 @@ impl Sighting {
                 && record.holder.is_some()
                 && record.holder != self.record.holder);
         let duration = record.duration.unwrap_or_default();
-        self.longest = if taken_over && !went_back { duration } else { self.longest.max(duration) };
-        if went_back {
+        let forgets = (taken_over && !went_back) || mutant::is(Mutant::WaitsNewestDuration);
+        self.longest = if forgets { duration } else { self.longest.max(duration) };
+        if went_back && !mutant::is(Mutant::RestoredIsFree) {
             self.restored = true;
         } else if taken_over && record.holder.is_some() {
             self.restored = false;
         }
-        if !same_object || self.absent || went_back || key(&record) != key(&self.record) {
-            self.since = now;
+        let another = !same_object && !mutant::is(Mutant::NewObjectContinuesWait);
+        if another || self.absent || went_back || key(&record) != key(&self.record) {
+            self.since = since(source, now);
+        } else if mutant::is(Mutant::SwapsFirstVersion) {
+            return Update::Taken;
         }
         self.version = record.resource_version;
         self.record = record;
@@ -103,7 +110,8 @@ impl Sighting {
 
     /// Whether a candidate whose own lease lasts `own` may take this Lease now.
     pub(super) fn is_free(&self, own: Duration, now: Now) -> bool {
-        !self.absent && (self.is_released() || self.remaining(own, now).is_zero())
+        let empty = mutant::is(Mutant::EmptyIsFree) && self.record.holder.is_none();
+        !self.absent && (empty || self.is_released() || self.remaining(own, now).is_zero())
     }
 
     /// Whether the last holder gave it back by a proof that can be believed.
@@ -113,8 +121,21 @@ impl Sighting {
 
     /// How much of the wait is left: the full wait must pass on both clocks.
     pub(super) fn remaining(&self, own: Duration, now: Now) -> Duration {
-        let wait = self.longest.max(own).min(LONGEST_WAIT);
-        let passed = now.boot.saturating_sub(self.since.boot).min(now.raw.saturating_sub(self.since.raw));
+        let wait = if mutant::is(Mutant::WaitsOwnDuration) {
+            own
+        } else if mutant::is(Mutant::WaitsRecordDuration) {
+            self.longest
+        } else {
+            self.longest.max(own).min(LONGEST_WAIT)
+        };
+        let on_boot = now.boot.saturating_sub(self.since.boot);
+        let passed = if mutant::is(Mutant::WaitsOnOneClock) {
+            on_boot
+        } else if mutant::is(Mutant::TrustsRenewTime) {
+            since_renewal(&self.record, now)
+        } else {
+            on_boot.min(now.raw.saturating_sub(self.since.raw))
+        };
         wait.saturating_sub(passed)
     }
 
@@ -126,16 +147,34 @@ impl Sighting {
     /// An observation that may be older than the newest: an event of the watch, or a read sent before that came in.
     fn is_late(&self, source: Source) -> bool {
         match source {
+            _ if mutant::is(Mutant::StaleIsNews) => false,
             Source::Watch => true,
             Source::Read { sent } => sent < self.received,
         }
     }
 }
 
+/// From when a change counts that `source` showed at `now`: from its receipt, because it may be as new as that.
+fn since(source: Source, now: Now) -> Now {
+    match source {
+        Source::Read { sent } if mutant::is(Mutant::WaitsFromSending) => {
+            let ago = now.boot.saturating_sub(sent);
+            Now { boot: sent, raw: now.raw.saturating_sub(ago), wall: now.wall }
+        }
+        _ => now,
+    }
+}
+
+/// How old a renewal is by the wall clocks of its writer and of this machine: a mistake.
+fn since_renewal(record: &Record, now: Now) -> Duration {
+    let renewed = record.renew_time.map_or(i64::MIN, Timestamp::as_millisecond);
+    Duration::from_millis(u64::try_from(now.wall.as_millisecond().saturating_sub(renewed)).unwrap_or_default())
+}
+
 /// L starts again when one of these changes, and only then: edits of metadata must not feed a dead leader.
 fn key(record: &Record) -> impl PartialEq + '_ {
     (
-        record.uid.as_str(),
+        mutant::is(Mutant::MetadataFeeds).then_some(record.resource_version),
         record.holder.as_deref(),
         record.acquire_time,
         record.renew_time,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Action, Elector, Phase,
+    Action, Elector, Phase, Settings,
     leading::Leading,
     requests::{Held, Reading},
     sighting::Sighting,
@@ -11,11 +11,12 @@ use super::{
 use crate::{
     clock::Now,
     lease::record::{self, Inherited, Record, Term},
+    mutant::{self, Mutant},
     names,
 };
 
 /// What only a waiting candidate knows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Standby {
     /// The term of a former process of this container, until the first look at the Lease.
     reclaim: Option<Term>,
@@ -42,12 +43,19 @@ impl Elector {
             self.lead(held, token, sent, now);
             return;
         }
+        if mutant::is(Mutant::LeadsOnOwnName) {
+            let record = record.clone();
+            return self.lead_by_name(&record, now);
+        }
         if let Phase::Standby(standby) = &mut self.phase
+            && !mutant::is(Mutant::ReclaimNotCompared)
             && standby.reclaim.as_ref().is_some_and(|term| !record.is_of(term, &self.settings.identity))
         {
             standby.reclaim = None;
         }
-        self.forget_outdated_attempts();
+        if !mutant::is(Mutant::ResendsAfterConflict) {
+            self.forget_outdated_attempts();
+        }
     }
 
     pub(super) fn advance_standby(&mut self, now: Now) {
@@ -72,6 +80,9 @@ impl Elector {
         let Some(record) = sighting.record() else {
             let seconds = i32::try_from(sighting.longest(own).as_secs()).unwrap_or(i32::MAX);
             let body = record::unheld(name, namespace, seconds, &sighting.inherited());
+            if mutant::is(Mutant::StandbyCreatesHeld) {
+                return self.create_held(now);
+            }
             self.create(body, now);
             return;
         };
@@ -79,8 +90,9 @@ impl Elector {
             return;
         }
         let reclaimed = standby.reclaim.clone().filter(|_| may_keep(record));
-        if reclaimed.is_none() && !(may_acquire(record) && now.boot >= standby.not_before && sighting.is_free(own, now))
-        {
+        let insists = mutant::is(Mutant::ResendsAfterConflict) && !self.attempts.is_empty();
+        let free = now.boot >= standby.not_before && (sighting.is_free(own, now) || insists);
+        if reclaimed.is_none() && !(may_acquire(record) && free) {
             return;
         }
         let record = record.clone();
@@ -117,8 +129,32 @@ impl Elector {
         self.not_before = now.boot + self.settings.timing.renew_period();
     }
 
+    /// Makes a Lease that this standby holds: a mistake.
+    fn create_held(&mut self, now: Now) {
+        let stamp = self.stamp(now);
+        let term = Term { uid: String::new(), transitions: 0, acquire_time: stamp };
+        let Settings { name, namespace, identity, timing, .. } = &self.settings;
+        let seconds = timing.lease_seconds();
+        let body = record::recreated(name, namespace, identity, &term, stamp, seconds, &Inherited::default());
+        self.write(body, Some(Held { term, renew_time: stamp }), None, now);
+        self.not_before = now.boot + self.settings.timing.renew_period();
+    }
+
+    /// Takes the holder's name for leadership: a mistake.
+    pub(super) fn lead_by_name(&mut self, record: &Record, now: Now) {
+        let mine = record.holder.as_deref() == Some(self.settings.identity.as_str());
+        let (Phase::Standby(_), true, Some(acquire_time), Some(renew_time)) =
+            (&self.phase, mine, record.acquire_time, record.renew_time)
+        else {
+            return;
+        };
+        let term = Term { uid: record.uid.clone(), transitions: record.transitions, acquire_time };
+        self.lead(Held { term, renew_time }, record.resource_version, now, now);
+    }
+
     /// The acquiring write, sent at `sent`, is known to be stored.
-    fn lead(&mut self, held: Held, token: u64, sent: Now, now: Now) {
+    pub(super) fn lead(&mut self, held: Held, token: u64, sent: Now, now: Now) {
+        let sent = if mutant::is(Mutant::DeadlineFromReply) { now } else { sent };
         let mut leading = Leading::new(&held, sent, &self.settings.timing);
         self.attempts.clear();
         self.in_flight = None;
@@ -132,6 +168,8 @@ impl Elector {
         self.phase = Phase::Leading(Box::new(leading));
         if self.closing || too_late || held_back {
             self.begin_release(now);
+        } else if mutant::is(Mutant::StartsUnarmed) {
+            self.actions.extend([Action::Start { token }, Action::Arm(deadline)]);
         } else {
             self.actions.push_back(Action::Arm(deadline));
             self.actions.push_back(Action::Start { token });
@@ -141,10 +179,11 @@ impl Elector {
 
 /// Whether anybody may become the holder.
 fn may_acquire(record: &Record) -> bool {
-    may_keep(record) && record.annotation(names::TURNING_ON).is_none()
+    let turning_on = record.annotation(names::TURNING_ON).is_some() && !mutant::is(Mutant::TurningOnIgnored);
+    may_keep(record) && !turning_on
 }
 
 /// Whether a holder may go on.
 pub(super) fn may_keep(record: &Record) -> bool {
-    record.annotation(names::HOLD).is_none()
+    record.annotation(names::HOLD).is_none() || mutant::is(Mutant::HoldIgnored)
 }

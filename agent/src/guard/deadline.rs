@@ -14,7 +14,11 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use crate::{clock, sys::timer::KillTimer};
+use crate::{
+    clock,
+    mutant::{self, Mutant},
+    sys::timer::KillTimer,
+};
 
 /// The kernel rounds to nanoseconds; what differs by more than this was not set to the same moment.
 const ROUNDING: Duration = Duration::from_micros(1);
@@ -45,7 +49,8 @@ impl SharedTimer {
         self.set(Some(Duration::ZERO))
     }
 
-    fn remaining(&self) -> io::Result<Option<Duration>> {
+    /// How long until it goes off; `None` when it is stopped, or has gone off.
+    pub(super) fn remaining(&self) -> io::Result<Option<Duration>> {
         let value = timerfd_gettime(&self.0)?.it_value;
         let seconds = u64::try_from(value.tv_sec).unwrap_or_default();
         let left = Duration::new(seconds, u32::try_from(value.tv_nsec).unwrap_or_default());
@@ -86,13 +91,16 @@ impl Deadline {
     /// Moves both timers, or stops both. A process that is held up in between keeps the earlier moment in one of them.
     pub(super) fn set(&mut self, at: Option<Duration>) -> io::Result<()> {
         self.shared.set(at)?;
+        if mutant::is(Mutant::AgentWithoutTimer) {
+            return Ok(());
+        }
         self.own.set(at)
     }
 
     /// Reads both back from the kernel.
     pub(super) fn read(&self) -> io::Result<Armed> {
         let shared = Reading::take(|| self.shared.remaining())?;
-        let own = Reading::take(|| self.own.remaining())?;
+        let own = if mutant::is(Mutant::AgentWithoutTimer) { shared } else { Reading::take(|| self.own.remaining())? };
         Ok(match (shared, own) {
             (None, None) => Armed::No,
             (Some(shared), Some(own)) if shared.agrees_with(own) => Armed::At(shared.earliest.max(own.earliest)),

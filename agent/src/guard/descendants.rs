@@ -12,8 +12,12 @@ use std::{
 use rustix::{
     fs::{CWD, Mode, OFlags, RawDir, SeekFrom, openat, seek},
     io::Errno,
-    process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open, pidfd_send_signal},
+    process::{
+        Pid, PidfdFlags, Signal, getpid, getppid, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+    },
 };
+
+use crate::mutant::{self, Mutant};
 
 /// Process ids are below this (`PID_MAX_LIMIT` of a 64-bit kernel).
 const PID_LIMIT: usize = 4 * 1024 * 1024;
@@ -21,10 +25,17 @@ const PID_LIMIT: usize = 4 * 1024 * 1024;
 const WORD: usize = u64::BITS as usize;
 /// Passes through /proc in one walk. Each finds one more generation in the worst case; the caller repeats the walk.
 const PASSES: usize = 16;
-/// Room for some hundred entries of /proc.
-const ENTRIES: usize = 16 * 1024;
-/// Room for the fields of `/proc/PID/stat` up to the parent: an id, a name of at most 64 bytes, a letter, an id.
-const STAT: usize = 256;
+/// Generations that are looked up from a process on, until one is known. In a chain of processes that fork and end, a few lie
+/// between the youngest one and the one that was listed last.
+const GENERATIONS: usize = 16;
+/// Room for less than a dozen entries of /proc: a process that forks and ends must be looked at soon after it was listed, and its
+/// child, whose id is the next one, is in the next piece of the list.
+const ENTRIES: usize = 256;
+/// Room for the fields of `/proc/PID/stat` up to the number of threads: a name of at most 64 bytes, a letter, numbers of at
+/// most 20 digits.
+const STAT: usize = 512;
+/// Fields between the process group and the number of threads (`proc_pid_stat(5)`).
+const BETWEEN: usize = 14;
 
 /// What a walk did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,22 +53,42 @@ pub(crate) struct Walker {
     proc: OwnedFd,
     /// A bit for each process id that belongs to the tree. Pages that are never set cost no memory.
     marks: Box<[u64]>,
+    /// The same for those that were found not to belong to it, in this walk.
+    strangers: Box<[u64]>,
+    /// Process groups that are not the tree's: this process's own, and its parent's.
+    others: [usize; 2],
     entries: Box<[MaybeUninit<u8>]>,
 }
 
-/// The two fields of `/proc/PID/stat` that matter here.
+/// What matters here of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stat {
     ended: bool,
     parent: usize,
+    group: usize,
+}
+
+/// What a process is to the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It lives, and one of its ancestors is marked.
+    Descendant,
+    /// It lives, and none is.
+    Stranger,
+    /// It ended, or its ancestors did while they were looked up.
+    Unknown,
 }
 
 impl Walker {
     /// Opens /proc and takes the memory.
     pub(crate) fn new() -> io::Result<Self> {
         let proc = openat(CWD, c"/proc", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let marks = vec![0; PID_LIMIT / WORD].into_boxed_slice();
-        Ok(Self { proc, marks, entries: Box::new_uninit_slice(ENTRIES) })
+        let bits = || vec![0; PID_LIMIT / WORD].into_boxed_slice();
+        // 0 stands for a group whose leader is outside the PID namespace.
+        let group =
+            |process: Option<Pid>| process.and_then(|pid| stat(&proc, number(pid))).map_or(0, |stat| stat.group);
+        let others = [group(Some(getpid())), group(getppid())];
+        Ok(Self { proc, marks: bits(), strangers: bits(), others, entries: Box::new_uninit_slice(ENTRIES) })
     }
 
     /// Counts the living descendants of this process, and leaves them alone.
@@ -71,8 +102,8 @@ impl Walker {
     }
 
     fn walk(&mut self, signal: Option<Signal>) -> io::Result<Walk> {
-        let Self { proc, marks, entries } = self;
-        for word in marks.iter_mut().filter(|word| **word != 0) {
+        let Self { proc, marks, strangers, others, entries } = self;
+        for word in marks.iter_mut().chain(strangers.iter_mut()).filter(|word| **word != 0) {
             *word = 0;
         }
         mark(marks, number(getpid()));
@@ -83,15 +114,29 @@ impl Walker {
             let mut folder = RawDir::new(proc.as_fd(), entries);
             while let Some(entry) = folder.next() {
                 let Some(process) = digits(entry?.file_name().to_bytes()) else { continue };
-                if is_marked(marks, process) || !is_child(proc, marks, process) {
+                if is_marked(marks, process) || is_marked(strangers, process) {
                     continue;
                 }
-                mark(marks, process);
+                match kind(proc, marks, strangers, process) {
+                    Kind::Descendant => mark(marks, process),
+                    Kind::Stranger => {
+                        mark(strangers, process);
+                        continue;
+                    }
+                    Kind::Unknown => continue,
+                }
                 walk.found += 1;
                 let Some(signal) = signal else { continue };
-                let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) else { continue };
-                if send(proc, marks, pid, signal) == Err(Errno::PERM) {
+                let Some(pid) = pid(process) else { continue };
+                if send(proc, marks, strangers, pid, signal) == Err(Errno::PERM) {
                     walk.denied = Some(pid);
+                }
+                if let Some(group) = stat(proc, process).map(|stat| stat.group)
+                    && !others.contains(&group)
+                    && is_ours(proc, marks, strangers, group)
+                    && let Some(group) = self::pid(group)
+                {
+                    let _ = kill_process_group(group, signal);
                 }
             }
             if walk.found == before {
@@ -102,20 +147,41 @@ impl Walker {
     }
 }
 
-/// Sends `signal` to a process that was seen as a child of a marked one, and never to a stranger who has got its id since:
+/// Sends `signal` to a process that was seen as a descendant of a marked one, and never to a stranger who has got its id since:
 /// what the descriptor holds is looked at again before it is used.
-fn send(proc: &OwnedFd, marks: &[u64], pid: Pid, signal: Signal) -> Result<(), Errno> {
+fn send(proc: &OwnedFd, marks: &[u64], strangers: &[u64], pid: Pid, signal: Signal) -> Result<(), Errno> {
     match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(descriptor) if is_child(proc, marks, number(pid)) => pidfd_send_signal(descriptor, signal),
+        Ok(descriptor) if kind(proc, marks, strangers, number(pid)) == Kind::Descendant => {
+            pidfd_send_signal(descriptor, signal)
+        }
         Ok(_) | Err(Errno::SRCH) => Ok(()),
         // Out of descriptors or memory: the id's being given away in between is less likely than the app's living on.
         Err(_) => kill_process(pid, signal),
     }
 }
 
-/// Whether `process` lives and its parent is marked.
-fn is_child(proc: &OwnedFd, marks: &[u64], process: usize) -> bool {
-    stat(proc, process).is_some_and(|stat| !stat.ended && is_marked(marks, stat.parent))
+/// Looks up the ancestors of `process` until one is known: the nearest ones may be too young to have been listed.
+fn kind(proc: &OwnedFd, marks: &[u64], strangers: &[u64], process: usize) -> Kind {
+    let mut current = process;
+    for _ in 0..GENERATIONS {
+        current = match stat(proc, current) {
+            Some(stat) if current == process && stat.ended => return Kind::Unknown,
+            Some(stat) if is_marked(marks, stat.parent) => return Kind::Descendant,
+            Some(stat) if stat.parent == 0 || is_marked(strangers, stat.parent) => return Kind::Stranger,
+            Some(stat) => stat.parent,
+            None if current == process => return Kind::Unknown,
+            // It ended, and `process` has another parent by now.
+            None => process,
+        };
+    }
+    Kind::Unknown
+}
+
+/// Whether a process group in which a descendant was found is the tree's own: whoever made it belongs to the tree, or is gone.
+///
+/// A signal to a group reaches all of it at one moment, those being forked too, which no walk can.
+fn is_ours(proc: &OwnedFd, marks: &[u64], strangers: &[u64], group: usize) -> bool {
+    is_marked(marks, group) || stat(proc, group).is_none() || kind(proc, marks, strangers, group) == Kind::Descendant
 }
 
 /// Reads `/proc/PID/stat`; `None` when the process is gone.
@@ -132,11 +198,17 @@ fn stat(proc: &OwnedFd, process: usize) -> Option<Stat> {
 }
 
 /// Takes a `stat` text apart. The name stands in parentheses and may hold anything, parentheses too.
+///
+/// The state is that of the first thread: a zombie with more threads than that one is a process that lives.
 fn parse(text: &[u8]) -> Option<Stat> {
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let mut fields = text.get(name_end + 1..)?.split(|&byte| byte == b' ').skip(1);
-    let ended = matches!(fields.next()?, b"Z" | b"X");
-    Some(Stat { ended, parent: digits(fields.next()?)? })
+    let state = fields.next()?;
+    let parent = digits(fields.next()?)?;
+    let group = digits(fields.next()?)?;
+    let alone = fields.nth(BETWEEN).and_then(digits).is_none_or(|threads| threads <= 1);
+    let ended = matches!(state, b"Z" | b"X") && (alone || mutant::is(Mutant::FirstThreadIsProcess));
+    Some(Stat { ended, parent, group })
 }
 
 /// A decimal number, or `None`.
@@ -148,6 +220,11 @@ fn digits(text: &[u8]) -> Option<usize> {
         let digit = byte.checked_sub(b'0').filter(|digit| *digit <= 9)?;
         sum.checked_mul(10)?.checked_add(usize::from(digit))
     })
+}
+
+/// An index as a process id.
+fn pid(process: usize) -> Option<Pid> {
+    i32::try_from(process).ok().and_then(Pid::from_raw)
 }
 
 /// A process id as an index.
@@ -172,9 +249,14 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_confuse() {
         let stat = parse(b"42 (a) Z 7 (b) S 17 42 42 0 -1").unwrap();
-        assert_eq!(stat, Stat { ended: false, parent: 17 });
-        assert_eq!(parse(b"42 (x) Z 1 0").unwrap(), Stat { ended: true, parent: 1 });
+        assert_eq!(stat, Stat { ended: false, parent: 17, group: 42 });
+        assert_eq!(parse(b"42 (x) Z 1 0 0").unwrap(), Stat { ended: true, parent: 1, group: 0 });
         assert_eq!(parse(b"42 (x"), None);
+        let rest = b"17 42 42 0 -1 4227084 9 8 7 6 5 4 3 2 20 0";
+        for (state, threads, ended) in [("Z", "1", true), ("Z", "2", false), ("S", "1", false)] {
+            let text = [b"42 (x) ", state.as_bytes(), b" ", rest, b" ", threads.as_bytes(), b" 0 77"].concat();
+            assert_eq!(parse(&text).unwrap(), Stat { ended, parent: 17, group: 42 }, "{state} {threads}");
+        }
         assert_eq!(parse(b"42 (x) S -1 0"), None);
     }
 

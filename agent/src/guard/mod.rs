@@ -7,7 +7,7 @@
 //! ```no_run
 //! # use leader_agent::guard::{self, GuardOptions};
 //! let held = guard::hold_signals().expect("the kernel blocks signals");
-//! let mut guard = match guard::start(&GuardOptions { state_dir: None }, held) {
+//! let mut guard = match guard::start(&GuardOptions::default(), held) {
 //!     Ok(guard) => guard,
 //!     Err(error) => {
 //!         eprintln!("{error}");
@@ -32,8 +32,9 @@ mod signals;
 mod stub;
 
 use std::{
+    ffi::CString,
     fmt, io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -54,10 +55,13 @@ use self::{
     descendants::Walker,
     stub::{READY, READY_UNLOCKED, Stub},
 };
-use crate::sys::{
-    process::{Fork, fork, group},
-    scheduler,
-    signals::{SignalSet, descriptor, set_default},
+use crate::{
+    mutant::{self, Mutant},
+    sys::{
+        process::{Fork, fork, group},
+        scheduler,
+        signals::{SignalSet, descriptor, set_default},
+    },
 };
 
 /// The container's exit code after a forced loss: that of a process ended by SIGKILL, as everything in it was.
@@ -85,6 +89,8 @@ pub fn hold_signals() -> Result<HeldSignals, GuardError> {
 pub struct GuardOptions {
     /// The folder of the lock, which must outlive the container and belong to it alone. Without one there is no reclaim.
     pub state_dir: Option<PathBuf>,
+    /// A file that says that this process leads: the stub removes it when the agent alone was killed.
+    pub status_file: Option<PathBuf>,
 }
 
 /// Why the guard could not be set up, or did not hold.
@@ -181,6 +187,7 @@ pub fn start(options: &GuardOptions, HeldSignals { mask }: HeldSignals) -> Resul
     })?;
     let walker = Walker::new().map_err(part("a list of processes from /proc", "Mount /proc in the container."))?;
     let (lock, mut notes) = take_lock(options.state_dir.as_deref());
+    let status_file = options.status_file.as_ref().and_then(|path| CString::new(path.as_os_str().as_bytes()).ok());
     let (ready_read, ready_write) = pipe_with(PipeFlags::CLOEXEC)
         .map_err(|errno| part("a pipe", "Is the limit of open files (ulimit -n) below 16?")(errno.into()))?;
     // No tracing by the app's user: a debugger could hold back the end of either process.
@@ -193,7 +200,8 @@ pub fn start(options: &GuardOptions, HeldSignals { mask }: HeldSignals) -> Resul
     match fork().map_err(part("a second process", "Is a limit of processes (pids.max, ulimit -u) reached?"))? {
         Fork::Parent(agent) => {
             drop(ready_read);
-            Stub { timer, signals, ready: ready_write, walker, _lock: lock }.run(agent)
+            let lock = lock.filter(|_| !mutant::is(Mutant::LockOfAgentAlone));
+            Stub { timer, signals, ready: ready_write, walker, status_file, _lock: lock }.run(agent)
         }
         Fork::Child => {
             drop((ready_write, signals, walker));
@@ -220,7 +228,9 @@ fn become_agent(timer: SharedTimer, stub: Pid) -> Result<Deadline, GuardError> {
     if getppid() != Some(stub) {
         return Err(GuardError::StubGone);
     }
-    set_child_subreaper(Some(getpid())).map_err(failed("a subreaper (PR_SET_CHILD_SUBREAPER)"))?;
+    if !mutant::is(Mutant::AgentAdoptsNobody) {
+        set_child_subreaper(Some(getpid())).map_err(failed("a subreaper (PR_SET_CHILD_SUBREAPER)"))?;
+    }
     // A group of its own: what the terminal sends to the stub's group would arrive twice.
     let _ = setpgid(None, None);
     let _ = scheduler::set_slice(scheduler::SHORTEST_SLICE);
@@ -303,7 +313,9 @@ impl Guard {
     /// stderr if that takes it without delay.
     pub fn die(&self, reason: &str) -> ! {
         // Should saying why take long after all, the end does not wait for it.
-        let _ = self.deadline.shared.fire_in(LAST_WORDS);
+        if !mutant::is(Mutant::LastWordsFirst) {
+            let _ = self.deadline.shared.fire_in(LAST_WORDS);
+        }
         say(reason);
         let _ = self.deadline.shared.fire();
         loop {
@@ -331,7 +343,8 @@ fn say(line: &str) {
     });
     let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
     let no_time = Timespec { tv_sec: 0, tv_nsec: 0 };
-    if at_once && poll(&mut polled, Some(&no_time)) == Ok(1) && polled[0].revents().contains(PollFlags::OUT) {
+    let mut ready = || poll(&mut polled, Some(&no_time)) == Ok(1) && polled[0].revents().contains(PollFlags::OUT);
+    if (at_once && ready()) || mutant::is(Mutant::LastWordsFirst) {
         let line = format!("leader-agent: {line}: ending everything at once\n");
         let _ = rustix::io::write(stderr, line.as_bytes().get(..PIECE).unwrap_or(line.as_bytes()));
     }

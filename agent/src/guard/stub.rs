@@ -1,22 +1,31 @@
 //! What the stub does from the fork to its end: forward signals, reap orphans, and end when the agent does or the deadline comes.
 //!
 //! PID 1's end makes the kernel kill everything in the PID namespace, asking no permission. Where the stub is not PID 1 it
-//! kills its descendants itself. From the fork on nothing is allocated, no disk is touched and nothing is waited for but
-//! the poll: a debugger can hold back `wait()`, and a full pipe a write.
+//! kills its descendants itself. From the fork on nothing is allocated, nothing is waited for but the poll, and no disk is
+//! touched while a process of the app may live: a debugger can hold back `wait()`, a full pipe a write, and a disk everything.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::{
+    ffi::CString,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    fs::unlink,
     io::Errno,
     mm::{MlockAllFlags, mlockall},
     process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal, set_child_subreaper},
 };
 
 use super::{FORCED_LOSS, START_FAILED, deadline::SharedTimer, descendants::Walker};
-use crate::sys::{
-    process::{Waited, exit_now, wait_any},
-    scheduler, signals,
+use crate::{
+    clock,
+    mutant::{self, Mutant},
+    sys::{
+        process::{Waited, exit_now, wait_any},
+        scheduler, signals,
+    },
 };
 
 /// Said to the agent when the stub is ready and its memory is locked.
@@ -28,6 +37,11 @@ pub(super) const READY_UNLOCKED: u8 = b'u';
 /// second value: a process stuck in the kernel is waited for without burning a CPU.
 const WALK_PAUSE: [i64; 2] = [1_000_000, 256_000_000];
 
+/// As PID 1 the stub kills by its own end, and removes the status file before that only while the deadline is this far away,
+const ROOM: Duration = Duration::from_secs(2);
+/// and while that takes no longer than this.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
+
 /// All that the stub owns, made before the fork.
 pub(super) struct Stub {
     pub(super) timer: SharedTimer,
@@ -37,6 +51,8 @@ pub(super) struct Stub {
     pub(super) ready: OwnedFd,
     /// The kill loop's, also rehearsed where it will not be needed.
     pub(super) walker: Walker,
+    /// What says that this process leads, to be removed when nothing of the app lives any more.
+    pub(super) status_file: Option<CString>,
     /// Kept open, so that the lock is held as long as the stub lives.
     pub(super) _lock: Option<OwnedFd>,
 }
@@ -48,7 +64,9 @@ impl Stub {
             // The agent, which waits for the stub's word, reports it when the pipe closes.
             exit_now(START_FAILED);
         };
-        let _ = set_child_subreaper(Some(getpid()));
+        if !mutant::is(Mutant::StubAdoptsNobody) {
+            let _ = set_child_subreaper(Some(getpid()));
+        }
         let _ = scheduler::set_slice(scheduler::SHORTEST_SLICE);
         let word = if self.lock_memory() { READY } else { READY_UNLOCKED };
         let _ = rustix::io::write(&self.ready, &[word]);
@@ -70,7 +88,11 @@ impl Stub {
                 Err(_) => return FORCED_LOSS,
             }
             let [timer, end, signal] = polled.map(|descriptor| !descriptor.revents().is_empty());
-            if timer {
+            if timer && !mutant::is(Mutant::StubWithoutDeadline) {
+                if mutant::is(Mutant::AgentWaitedFor) {
+                    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+                    while !matches!(wait_any(), Ok(Waited::Ended { pid, .. }) if pid == agent) {}
+                }
                 return FORCED_LOSS;
             }
             if signal {
@@ -82,7 +104,7 @@ impl Stub {
                     return code;
                 }
             }
-            if end {
+            if end && !mutant::is(Mutant::WaitTrusted) {
                 // Ended, and yet wait() has no word of it: a debugger has it first.
                 return FORCED_LOSS;
             }
@@ -109,7 +131,8 @@ impl Stub {
 
     /// Ends everything, then itself.
     fn end(mut self, agent: &OwnedFd, code: u8) -> ! {
-        if getpid() == Pid::INIT {
+        if getpid() == Pid::INIT || mutant::is(Mutant::StubKillsNobody) {
+            self.withdraw();
             exit_now(code);
         }
         // By descriptor: reaped already, its id may be a stranger's.
@@ -121,13 +144,51 @@ impl Stub {
             loop {
                 match wait_any() {
                     Ok(Waited::Ended { .. }) => [pause, _] = WALK_PAUSE,
-                    Ok(Waited::Childless) => exit_now(code),
+                    Ok(Waited::Childless) => {
+                        self.remove_status_file();
+                        exit_now(code)
+                    }
                     Ok(Waited::Running) | Err(_) => break,
                 }
             }
             let mut polled = [PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
             let _ = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: pause }));
             pause = (pause * 2).min(longest);
+        }
+    }
+
+    /// Removes the status file where the agent alone has ended, once nothing else lives: whoever reads it must not outlast the app.
+    /// A help, and no part of the argument: where it could delay the end, it is left to the next start.
+    fn withdraw(&mut self) {
+        if self.status_file.is_none() || mutant::is(Mutant::StubKillsNobody) {
+            return;
+        }
+        let until = clock::boot() + WITHDRAWAL;
+        while self.has_room() && clock::boot() < until {
+            let _ = self.walker.kill();
+            self.drain();
+            loop {
+                match wait_any() {
+                    Ok(Waited::Ended { .. }) => {}
+                    Ok(Waited::Childless) => return self.remove_status_file(),
+                    Ok(Waited::Running) | Err(_) => break,
+                }
+            }
+            let mut polled = [PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
+            let _ = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: WALK_PAUSE[0] }));
+        }
+    }
+
+    /// Whether the deadline is far away, or there is none.
+    fn has_room(&self) -> bool {
+        let mut polled = [PollFd::from_borrowed_fd(self.timer.as_fd(), PollFlags::IN)];
+        let has_come = poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) != Ok(0);
+        !has_come && self.timer.remaining().is_ok_and(|left| left.is_none_or(|left| left > ROOM))
+    }
+
+    fn remove_status_file(&self) {
+        if let Some(path) = &self.status_file {
+            let _ = unlink(path.as_c_str());
         }
     }
 

@@ -138,7 +138,10 @@ impl LeaseClient {
             Ok(outcome) => outcome.map_err(RequestError::from),
             Err(_) => Err(RequestError::Timeout(self.timeout)),
         };
-        if matches!(outcome, Err(RequestError::Timeout(_) | RequestError::Transport(_))) {
+        let unanswered = matches!(outcome, Err(RequestError::Timeout(_) | RequestError::Transport(_)));
+        // A new client reads the token's file at once; an old one does once in 50 s, by the wall clock, which may be set back.
+        let unknown = matches!(outcome, Err(RequestError::Status { code: 401, .. }));
+        if unanswered || unknown {
             self.reset();
         }
         outcome
@@ -202,7 +205,58 @@ fn reply(error: &RequestError, creates: bool) -> Reply {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::TcpListener,
+        thread,
+    };
+
     use super::*;
+
+    /// Answers 401 to every token but this one. It ends with the test's process.
+    fn server_that_wants(token: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || {
+                    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                    loop {
+                        let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
+                        let Some(authorization) = head.iter().find(|line| line.starts_with("authorization: ")) else {
+                            return;
+                        };
+                        let (code, kind) =
+                            if authorization.ends_with(token) { (404, "Gone") } else { (401, "Stranger") };
+                        let body =
+                            format!(r#"{{"kind":"Status","status":"Failure","message":"{kind}","code":{code}}}"#);
+                        let length = body.len();
+                        let head = format!(
+                            "HTTP/1.1 {code} {kind}\r\ncontent-type: application/json\r\ncontent-length: {length}"
+                        );
+                        stream.write_all(format!("{head}\r\n\r\n{body}").as_bytes()).unwrap();
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn after_a_401_the_renewed_token_is_used_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "old").unwrap();
+        let mut config = Config::new(server_that_wants("new").parse().unwrap());
+        config.auth_info.token_file = Some(file.display().to_string());
+        let id: LeaderId = "billing".parse().unwrap();
+        let client = LeaseClient::new(config, "shop", &id, Duration::from_mins(1));
+        let refused = client.read().await.unwrap_err();
+        assert!(matches!(refused, RequestError::Status { code: 401, .. }), "{refused}");
+        std::fs::write(&file, "new").unwrap();
+        assert!(client.read().await.unwrap().is_none());
+    }
 
     #[test]
     fn only_a_clear_refusal_counts_as_not_stored() {

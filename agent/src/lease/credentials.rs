@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kube::{Config, config::KubeConfigOptions};
+use kube::{
+    Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
 
 /// Where a pod finds its account when injection gave it none of its own.
 pub const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -35,6 +38,14 @@ pub enum CredentialsError {
         "the kubeconfig's user gets its credentials from a program ({0}), which could hang while the lease runs out: use a client certificate, a token or a token file"
     )]
     Program(String),
+    /// The kubeconfig that was named cannot be used.
+    #[error("the kubeconfig {} cannot be used: {source}", path.display())]
+    Named {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: kube::config::KubeconfigError,
+    },
     /// No kubeconfig could be used.
     #[error(
         "no credentials: this is no pod with a service account, and no kubeconfig can be used: {0}. Set KUBECONFIG"
@@ -56,10 +67,38 @@ pub async fn find(folder: Option<&Path>) -> Result<Config, CredentialsError> {
         (None, Some(_)) => Some(usual).filter(|folder| folder.join("token").exists()),
         (None, None) => None,
     };
-    let mut config = match (folder, host) {
-        (Some(folder), Some(host)) => of_account(&folder, host)?,
-        _ => Config::from_kubeconfig(&KubeConfigOptions::default()).await?,
-    };
+    match (folder, host) {
+        (Some(folder), Some(host)) => checked(of_account(&folder, host)?),
+        _ => checked(Config::from_kubeconfig(&KubeConfigOptions::default()).await?),
+    }
+}
+
+/// What the kubeconfig at `path` says where one is named, else as [`find`] does.
+///
+/// # Errors
+/// When neither can be used.
+pub async fn named(path: Option<&Path>, folder: Option<&Path>) -> Result<Config, CredentialsError> {
+    match path {
+        Some(path) => of_kubeconfig(path).await,
+        None => find(folder).await,
+    }
+}
+
+/// What the kubeconfig at `path` says, also in a pod.
+///
+/// # Errors
+/// When it cannot be used.
+async fn of_kubeconfig(path: &Path) -> Result<Config, CredentialsError> {
+    let named = |source| CredentialsError::Named { path: path.to_owned(), source };
+    let kubeconfig = Kubeconfig::read_from(path).map_err(named)?;
+    checked(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(named)?)
+}
+
+/// `config` as an election can use it: it retries nothing by itself.
+///
+/// # Errors
+/// When a program would have to be run for credentials.
+pub fn checked(mut config: Config) -> Result<Config, CredentialsError> {
     if let Some(program) = &config.auth_info.exec {
         return Err(CredentialsError::Program(format!("exec: {}", program.command.as_deref().unwrap_or_default())));
     }

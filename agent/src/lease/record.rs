@@ -2,15 +2,18 @@
 //!
 //! A write starts from the whole object last seen, so that fields and annotations which this program does not know survive.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde_json::{Map, Value, json};
 
-use crate::names;
+use crate::{
+    mutant::{self, Mutant},
+    names,
+};
 
 /// A Lease as it was seen: the fields that decide, and the whole object beside them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Record {
     /// `metadata.uid`.
     pub uid: String,
@@ -26,7 +29,8 @@ pub struct Record {
     pub transitions: i32,
     /// `spec.leaseDurationSeconds`, where it is given and positive.
     pub duration: Option<Duration>,
-    object: Value,
+    /// Shared: a record is handed around far more often than it is written.
+    object: Arc<Value>,
 }
 
 /// One term of leadership: from an acquisition to its release. Stored in the term file for a reclaim.
@@ -54,6 +58,24 @@ pub enum RecordError {
     },
 }
 
+impl fmt::Debug for Record {
+    /// What decides; the object beside it only repeats that.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { uid, resource_version, holder, acquire_time, renew_time, transitions, duration, object } = self;
+        formatter
+            .debug_struct("Record")
+            .field("uid", uid)
+            .field("resource_version", resource_version)
+            .field("holder", holder)
+            .field("acquire_time", acquire_time)
+            .field("renew_time", renew_time)
+            .field("transitions", transitions)
+            .field("duration", duration)
+            .field("annotations", &object["metadata"]["annotations"])
+            .finish_non_exhaustive()
+    }
+}
+
 impl Record {
     /// Reads an object as the API server gives it.
     pub fn parse(object: Value) -> Result<Self, RecordError> {
@@ -79,7 +101,7 @@ impl Record {
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .filter(|&seconds| seconds > 0)
                 .map(Duration::from_secs),
-            object,
+            object: Arc::new(object),
         })
     }
 
@@ -97,9 +119,10 @@ impl Record {
         let (uid, rest) = (head.next(), head.next().unwrap_or_default());
         let mut tail = rest.rsplitn(3, '/');
         let (acquired, transitions, holder) = (tail.next(), tail.next(), tail.next());
+        let of_this_term = uid == Some(self.uid.as_str())
+            && transitions.and_then(|text| text.parse::<i32>().ok()) == Some(self.transitions);
         self.holder.is_none()
-            && uid == Some(self.uid.as_str())
-            && transitions.and_then(|text| text.parse::<i32>().ok()) == Some(self.transitions)
+            && (of_this_term || mutant::is(Mutant::ProofNotCompared))
             && holder.is_some_and(|holder| !holder.is_empty())
             && acquired.is_some_and(|text| text.parse::<Timestamp>().is_ok())
     }
@@ -114,7 +137,7 @@ impl Record {
 
     /// The body of a PUT that holds this Lease in `term`: only uid and resourceVersion of this very record let it succeed.
     pub fn held(&self, identity: &str, term: &Term, renew_time: Timestamp, seconds: i32) -> Value {
-        let mut object = self.object.clone();
+        let mut object = Value::clone(&self.object);
         set_term(&mut object, identity, term.transitions, term.acquire_time, renew_time, seconds);
         remove_annotation(&mut object, names::RELEASED);
         object
@@ -122,7 +145,7 @@ impl Record {
 
     /// The body of a PUT that releases `term` with its proof, as client-go releases: holder empty, duration 1, transitions kept.
     pub fn released(&self, identity: &str, term: &Term, now: Timestamp) -> Value {
-        let mut object = self.object.clone();
+        let mut object = Value::clone(&self.object);
         set_term(&mut object, "", term.transitions, term.acquire_time, now, 1);
         let proof = format!("{}/{identity}/{}/{}", self.uid, term.transitions, micro_time(term.acquire_time));
         entry(entry(&mut object, "metadata"), "annotations")[names::RELEASED] = Value::String(proof);

@@ -37,6 +37,8 @@ const BURST: f64 = 64.0;
 const BACKLOG: u32 = 128;
 /// How long a sender may take for its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+/// After this, in milliseconds, a client that acknowledges nothing of what it was sent is given up.
+const USER_TIMEOUT: u32 = 30_000;
 /// The most that is kept of a head (hyper's least).
 const HEAD: usize = 8 * 1024;
 const HEADERS: usize = 64;
@@ -170,7 +172,10 @@ impl Listener for TcpListener {
     type Stream = TcpStream;
 
     async fn next(&self) -> io::Result<TcpStream> {
-        Ok(self.accept().await?.0)
+        let stream = self.accept().await?.0;
+        // Without it a client that vanished in the middle of a stream keeps its place for a quarter of an hour.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT);
+        Ok(stream)
     }
 }
 

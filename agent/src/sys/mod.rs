@@ -5,6 +5,8 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod process;
+#[cfg(feature = "mutants")]
+pub mod rogue;
 pub(crate) mod scheduler;
 pub(crate) mod signals;
 pub(crate) mod timer;

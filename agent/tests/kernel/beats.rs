@@ -1,7 +1,7 @@
 //! The app of most trials: each process writes the time into its own slot of a file, as long as it lives.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
     thread,
@@ -17,13 +17,33 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// Bytes in a slot.
 const SLOT: usize = size_of::<u64>();
 
-/// The role `beat SLOT`: writes until it is killed, or until the file is deleted, which a failed trial does at its end.
-pub(crate) fn beat(words: &[String]) -> ! {
-    let slot: u64 = words[0].parse().expect("a slot");
-    let file = OpenOptions::new().write(true).open(file()).expect("the beats' file");
-    while file.metadata().expect("the file's links").nlink() > 0 {
+/// What a process beats with.
+pub(crate) struct Heart(File);
+
+impl Heart {
+    /// Opens the file that the environment names.
+    pub(crate) fn new() -> Self {
+        Self(OpenOptions::new().write(true).open(file()).expect("the beats' file"))
+    }
+
+    /// Writes down that the process of this slot runs.
+    pub(crate) fn beat(&self, slot: u64) {
         let now = u64::try_from(clock::boot().as_nanos()).expect("a time");
-        file.write_all_at(&now.to_ne_bytes(), slot * SLOT as u64).expect("a beat");
+        self.0.write_all_at(&now.to_ne_bytes(), slot * SLOT as u64).expect("a beat");
+    }
+
+    /// Whether the file still has a name: a failed trial deletes it at its end, and whoever is left ends with it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.metadata().expect("the file's links").nlink() > 0
+    }
+}
+
+/// The role `beat SLOT`: writes until it is killed.
+pub(crate) fn beat(words: &[String]) -> ! {
+    let slot = words[0].parse().expect("a slot");
+    let heart = Heart::new();
+    while heart.is_wanted() {
+        heart.beat(slot);
         thread::sleep(PAUSE);
     }
     std::process::exit(1)

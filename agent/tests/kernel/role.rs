@@ -2,14 +2,25 @@
 //!
 //! What happens is printed as `name` or `name value`; moments are on the boot clock, in nanoseconds.
 
-use std::{ffi::OsString, fmt::Display, fs, io::Write, path::PathBuf, thread, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt::Display,
+    fs,
+    io::{Write, stdin},
+    path::PathBuf,
+    thread,
+    time::Duration,
+};
 
 use leader_agent::{
     app::{App, AppEvent, Exec, ExecEnd, StartError},
     clock,
     guard::{self, Guard, GuardOptions, Signals},
+    mutant::{self, Mutant},
 };
 use rustix::{
+    fs::{OFlags, fcntl_setfl},
+    pipe::{PipeFlags, pipe_with},
     process::{
         Pid, PidfdFlags, PidfdGetfdFlags, Signal, getpgrp, getpid, getppid, kill_process, pidfd_getfd, pidfd_open,
     },
@@ -20,6 +31,8 @@ use crate::beats;
 
 /// What runs beside the app, as a text for a shell.
 pub(crate) const BESIDE: &str = "KERNEL_TEST_BESIDE";
+/// Names the mistake that the process under test makes.
+pub(crate) const MUTANT: &str = "KERNEL_TEST_MUTANT";
 /// Names the state folder in the agent's environment; without it there is none.
 pub(crate) const STATE: &str = "KERNEL_TEST_STATE";
 
@@ -27,7 +40,11 @@ pub(crate) const STATE: &str = "KERNEL_TEST_STATE";
 pub(crate) fn agent(words: &[String]) -> ! {
     let end = words.iter().position(|word| word == "--").unwrap_or(words.len());
     let command = words.iter().skip(end + 1).map(OsString::from).collect();
-    let options = GuardOptions { state_dir: std::env::var_os(STATE).map(PathBuf::from) };
+    if let Ok(name) = std::env::var(MUTANT) {
+        let named = |mutant: &&Mutant| format!("{mutant:?}") == name;
+        mutant::choose(Some(*Mutant::ALL.iter().find(named).expect("a mutant")));
+    }
+    let options = GuardOptions { state_dir: std::env::var_os(STATE).map(PathBuf::from), ..GuardOptions::default() };
     let guard = match guard::start(&options, guard::hold_signals().expect("signals are held")) {
         Ok(guard) => guard,
         Err(error) => {
@@ -69,6 +86,36 @@ fn move_shared_timer(moment: Duration) {
     timerfd_settime(timer, TimerfdTimerFlags::ABSTIME, &value).expect("set");
 }
 
+/// Measures how late the agent wakes, every so often, until the deadline ends it.
+async fn lateness(period: Duration) {
+    say("watching", 0);
+    let mut worst = Duration::ZERO;
+    loop {
+        let due = tokio::time::Instant::now() + period;
+        tokio::time::sleep_until(due).await;
+        let late = due.elapsed();
+        if late > worst {
+            worst = late;
+            say("late", worst.as_nanos());
+        }
+    }
+}
+
+/// Lets the test do something before the script goes on.
+fn wait_for_a_line() {
+    say("ready", 0);
+    stdin().read_line(&mut String::new()).expect("a line");
+}
+
+/// Makes stderr a pipe that nobody reads, and that is full.
+fn fill_stderr() {
+    let (reader, writer) = pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
+    while rustix::io::write(&writer, b"full").is_ok() {}
+    fcntl_setfl(&writer, OFlags::empty()).expect("blocking");
+    rustix::stdio::dup2_stderr(&writer).expect("stderr");
+    std::mem::forget(reader);
+}
+
 struct Agent {
     guard: Guard,
     signals: Signals,
@@ -98,8 +145,9 @@ impl Agent {
             }
             "arm" => {
                 let deadline = clock::boot() + Duration::from_millis(value);
-                self.guard.arm(deadline).expect("armed");
+                // Said first: whoever is held up after this may not get to say anything any more.
                 say("deadline", deadline.as_nanos());
+                self.guard.arm(deadline).expect("armed");
             }
             "stub-only" => {
                 let moment = clock::boot() + Duration::from_millis(value);
@@ -163,7 +211,11 @@ impl Agent {
                     _ => {}
                 }
             },
-            "follow" => self.follow().await,
+            "follow" => self.follow(false).await,
+            "exited" => self.follow(true).await,
+            "go" => wait_for_a_line(),
+            "lateness" => lateness(Duration::from_millis(value)).await,
+            "full-stderr" => fill_stderr(),
             "listen" => loop {
                 let signal = self.signals.next().await.expect("a signal");
                 say("signal", signal);
@@ -199,8 +251,8 @@ impl Agent {
         }
     }
 
-    /// Forwards signals and reports events until nothing of the app lives.
-    async fn follow(&mut self) {
+    /// Forwards signals and reports events until nothing of the app lives, or only until its first process ended.
+    async fn follow(&mut self, first: bool) {
         let Self { app, signals, code: last, .. } = self;
         let app = app.as_mut().expect("the script starts the app first");
         loop {
@@ -221,6 +273,9 @@ impl Agent {
                     *last = Some(code);
                     say("exited", code);
                     say("exited-at", clock::boot().as_nanos());
+                    if first {
+                        return;
+                    }
                 }
                 AppEvent::Gone => {
                     say("gone", clock::boot().as_nanos());

@@ -1,9 +1,10 @@
 //! Starts the process under test, in a PID namespace or beside us, and watches it from outside.
 
 use std::{
+    cell::Cell,
     env, fs,
     io::{self, Read, Write},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex, OnceLock},
@@ -11,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use leader_agent::mutant::Mutant;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -18,14 +20,21 @@ use crate::{beats, role};
 
 /// Nothing here takes longer on a machine that works, however busy it is.
 const LIMIT: Duration = Duration::from_secs(30);
+/// What does not happen because of a mistake is not waited for as long.
+const MUTANT_LIMIT: Duration = Duration::from_secs(10);
+
+/// So long a shared namespace outlives the stub: time for whoever lives to show it.
+const LINGER: Duration = Duration::from_millis(300);
 
 /// Where the process under test runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     /// As PID 1 of a PID namespace.
     Namespace,
-    /// As an ordinary process.
+    /// As an ordinary process, which is also how it is with `hostPID`.
     Beside,
+    /// In a PID namespace whose first process is another one, as with `shareProcessNamespace`.
+    Shared,
 }
 
 /// How a PID namespace is made on this machine; `None` when it cannot be. Without root a user namespace may do.
@@ -46,6 +55,22 @@ pub(crate) fn unshare() -> Option<&'static [&'static str]> {
 /// tests would inherit that.
 pub(crate) const DEFAULT_SIGNALS: [&str; 2] = ["env", "--default-signal"];
 
+/// The path of this binary.
+pub(crate) fn me() -> &'static str {
+    static PATH: OnceLock<String> = OnceLock::new();
+    PATH.get_or_init(|| env::current_exe().expect("a path").into_os_string().into_string().expect("a text"))
+}
+
+thread_local! {
+    /// The mistake that all processes under test make which this thread starts.
+    static MUTANT: Cell<Option<Mutant>> = const { Cell::new(None) };
+}
+
+/// Lets the processes under test that this thread starts make a mistake, or no more.
+pub(crate) fn set_mutant(mutant: Option<Mutant>) {
+    MUTANT.set(mutant);
+}
+
 /// A play to be staged.
 pub(crate) struct Stage {
     place: Place,
@@ -53,13 +78,19 @@ pub(crate) struct Stage {
     folder: TempDir,
     state: Option<PathBuf>,
     beside: String,
+    linger: Duration,
 }
 
 impl Stage {
     pub(crate) fn new(place: Place) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::write(folder.path().join("beats"), []).expect("a file");
-        Self { place, wrapper: Vec::new(), folder, state: None, beside: String::new() }
+        let beats = folder.path().join("beats");
+        fs::write(&beats, []).expect("a file");
+        // Apps of other users beat as well.
+        for (path, mode) in [(folder.path(), 0o755), (&beats, 0o666)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("permissions");
+        }
+        Self { place, wrapper: Vec::new(), folder, state: None, beside: String::new(), linger: LINGER }
     }
 
     /// Starts the process under test through this command, which must exec it.
@@ -80,16 +111,23 @@ impl Stage {
         self
     }
 
+    /// Lets a shared namespace outlive the stub by this.
+    pub(crate) fn lingering(mut self, linger: Duration) -> Self {
+        self.linger = linger;
+        self
+    }
+
     /// Starts the agent with this script and command.
     pub(crate) fn play(self, script: &str, command: &[&str]) -> Play {
-        let me = env::current_exe().expect("a path");
         let mut words: Vec<String> = DEFAULT_SIGNALS.map(str::to_owned).into();
-        if self.place == Place::Namespace {
+        if self.place != Place::Beside {
             words.extend(unshare().expect("a namespace").iter().map(ToString::to_string));
         }
+        if self.place == Place::Shared {
+            words.extend([me(), "pause", &self.linger.as_millis().to_string()].map(str::to_owned));
+        }
         words.extend(self.wrapper);
-        words.push(me.to_str().expect("a path").to_owned());
-        words.push("agent".to_owned());
+        words.extend([me(), "agent"].map(str::to_owned));
         words.extend(script.split_whitespace().map(str::to_owned));
         words.push("--".to_owned());
         words.extend(command.iter().map(ToString::to_string));
@@ -97,6 +135,10 @@ impl Stage {
         let mut process = Command::new(&words[0]);
         process.args(&words[1..]).env(beats::FILE, &beats).env("LEADER_ID", "billing").env_remove(role::STATE);
         process.env(role::BESIDE, &self.beside);
+        let mutant = MUTANT.get();
+        if let Some(mutant) = mutant {
+            process.env(role::MUTANT, format!("{mutant:?}"));
+        }
         if let Some(state) = &self.state {
             process.env(role::STATE, state);
         }
@@ -119,7 +161,8 @@ impl Stage {
             }
             reader.lock().expect("a lock").all_dead = true;
         });
-        Play { place: self.place, child, stdin, seen, beats, _folder: self.folder }
+        let limit = if mutant.is_some() { MUTANT_LIMIT } else { LIMIT };
+        Play { place: self.place, limit, child, stdin, seen, beats, _folder: self.folder }
     }
 }
 
@@ -133,6 +176,7 @@ struct Seen {
 /// A play that runs.
 pub(crate) struct Play {
     place: Place,
+    limit: Duration,
     child: Child,
     stdin: Option<ChildStdin>,
     seen: Arc<Mutex<Seen>>,
@@ -148,12 +192,13 @@ impl Play {
 
     /// Waits for a condition.
     pub(crate) fn wait<T>(&self, what: &str, condition: impl Fn() -> Option<T>) -> T {
-        let end = Instant::now() + LIMIT;
+        let limit = self.limit;
+        let end = Instant::now() + limit;
         loop {
             if let Some(found) = condition() {
                 return found;
             }
-            assert!(Instant::now() < end, "not within {LIMIT:?}: {what}. It printed:\n{}", self.text());
+            assert!(Instant::now() < end, "not within {limit:?}: {what}. It printed:\n{}", self.text());
             thread::sleep(Duration::from_millis(1));
         }
     }
@@ -173,10 +218,28 @@ impl Play {
         Duration::from_nanos(self.word(name).parse().expect("nanoseconds"))
     }
 
+    /// Waits for the second deadline of a script that set a far one first, so that the app has all the time to start.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.wait("the second deadline", || (self.text().matches("deadline ").count() > 1).then_some(()));
+        self.moment("deadline")
+    }
+
     /// Waits until the last process is gone, and returns when one last ran, in the order of the slots.
+    ///
+    /// Where the end of the stub is not everyone's, nobody ran after it.
     pub(crate) fn all_dead(&self) -> Vec<Duration> {
-        self.wait("the death of the last process", || self.seen.lock().expect("a lock").all_dead.then_some(()));
-        beats::read(&self.beats)
+        self.wait("the death of the last process", || self.is_over().then_some(()));
+        let last = self.beats();
+        if self.place == Place::Shared {
+            let (stub, last) = (self.moment("stub-ended"), last.iter().max());
+            assert!(last.is_none_or(|last| *last <= stub), "one ran at {last:?}, the stub ended at {stub:?}");
+        }
+        last
+    }
+
+    /// Whether the last process is gone.
+    pub(crate) fn is_over(&self) -> bool {
+        self.seen.lock().expect("a lock").all_dead
     }
 
     /// When each process last ran, so far.
@@ -186,7 +249,7 @@ impl Play {
 
     /// Waits for the end of the process under test: its exit code, or 128 and the signal that ended it.
     pub(crate) fn code(&mut self) -> i32 {
-        let end = Instant::now() + LIMIT;
+        let end = Instant::now() + self.limit;
         loop {
             if let Some(status) = self.child.try_wait().expect("a status") {
                 return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
@@ -201,6 +264,10 @@ impl Play {
         match self.place {
             Place::Beside => self.id(),
             Place::Namespace => self.wait("the stub", || children(self.id()).first().copied()),
+            Place::Shared => {
+                let first = self.wait("the first process", || children(self.id()).first().copied());
+                self.wait("the stub", || children(first).first().copied())
+            }
         }
     }
 
@@ -234,6 +301,17 @@ impl Drop for Play {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The letter of a process's state (`proc_pid_stat(5)`); none when it is gone.
+pub(crate) fn state(process: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.as_raw_nonzero())).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// All living descendants of a process, parents first.
+pub(crate) fn descendants(parent: Pid) -> Vec<Pid> {
+    children(parent).into_iter().flat_map(|child| [vec![child], descendants(child)].concat()).collect()
 }
 
 /// The living children of a process.

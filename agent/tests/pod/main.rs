@@ -2,7 +2,10 @@
 
 mod api;
 mod hooks;
+mod leader;
 mod pod;
 mod port;
 mod probes;
 mod signals;
+mod silence;
+mod status_file;

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
     os::unix::process::ExitStatusExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -59,6 +59,18 @@ impl Pod {
 
     /// Starts it through the command `wrapper`.
     pub(crate) fn start_through(wrapper: &[&str], api: &Api, name: &str, fields: &Value, app: &str) -> Self {
+        Self::start_prepared(wrapper, api, name, fields, app, |_, _| {})
+    }
+
+    /// Starts it after `prepare` has done something in its folder, or to the command.
+    pub(crate) fn start_prepared(
+        wrapper: &[&str],
+        api: &Api,
+        name: &str,
+        fields: &Value,
+        app: &str,
+        prepare: impl FnOnce(&Path, &mut Command),
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let kubeconfig = folder.path().join("kubeconfig");
         api.kubeconfig(&kubeconfig);
@@ -67,7 +79,8 @@ impl Pod {
         record.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
         let port = record["port"].as_u64().and_then(|port| port.try_into().ok()).unwrap_or_default();
         // A shell lets what it starts in the background ignore INT and QUIT, and a child of the tests would inherit that.
-        let mut child = Command::new("env")
+        let mut command = Command::new("env");
+        command
             .arg("--default-signal")
             .args(wrapper)
             .args([AGENT, "run", "--", "sh", "-c", app])
@@ -82,9 +95,9 @@ impl Pod {
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("started");
+            .stderr(Stdio::piped());
+        prepare(folder.path(), &mut command);
+        let mut child = command.spawn().expect("started");
         let text = Arc::new(Mutex::new(String::new()));
         let (stdout, stderr) = (child.stdout.take().expect("a pipe"), child.stderr.take().expect("a pipe"));
         copy(stdout, Arc::clone(&text));
@@ -158,15 +171,18 @@ impl Pod {
 
     /// Sends a signal to the container's first process.
     pub(crate) fn signal(&self, number: i32) {
+        send(number, self.stub());
+    }
+
+    /// Kills the agent, and nothing else.
+    pub(crate) fn kill_agent(&self) {
+        send(9, child_of(self.stub()));
+    }
+
+    /// The container's first process.
+    fn stub(&self) -> u32 {
         let id = self.child.id();
-        let first = if self.wrapped {
-            let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).expect("its children");
-            children.trim().to_owned()
-        } else {
-            id.to_string()
-        };
-        let sent = Command::new("kill").arg(format!("-{number}")).arg(first).status();
-        assert!(sent.expect("kill").success());
+        if self.wrapped { child_of(id) } else { id }
     }
 
     /// Waits for the end of the container; its exit code, or 128 and the signal's number.
@@ -191,6 +207,17 @@ impl Drop for Pod {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The only child of a process.
+fn child_of(id: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).expect("its children");
+    children.trim().parse().unwrap_or_else(|_| panic!("not one child of {id}: {children:?}"))
+}
+
+fn send(number: i32, to: u32) {
+    let sent = Command::new("kill").arg(format!("-{number}")).arg(to.to_string()).status();
+    assert!(sent.expect("kill").success());
 }
 
 fn copy(mut from: impl Read + Send + 'static, to: Arc<Mutex<String>>) {

@@ -78,6 +78,7 @@ fn a_leader_is_asked_itself_and_the_log_tells_each_change_once() {
     }
     fs::remove_file(pod.file("sick")).expect("removed");
     pod.passes("liveness");
+    pod.says("the application's probe passes probe=\"liveness\"");
     assert_eq!(pod.text().matches("the application's probe fails probe=\"liveness\"").count(), 1, "{}", pod.text());
     assert_eq!(pod.text().matches("the application's probe passes probe=\"liveness\"").count(), 1, "{}", pod.text());
 }

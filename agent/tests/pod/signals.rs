@@ -12,7 +12,7 @@ const SIGNALS: [(&str, i32); 3] = [("WINCH", 28), ("SIGINT", 2), ("SIGRTMIN+3", 
 const NAMESPACE: [&str; 5] = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
 
 /// The ways to start a pod: as it is, and in a PID namespace where this machine lets us make one.
-fn places() -> Vec<&'static [&'static str]> {
+pub(crate) fn places() -> Vec<&'static [&'static str]> {
     let tried = Command::new(NAMESPACE[0]).args(&NAMESPACE[1..]).arg("true").stderr(Stdio::null()).status();
     if tried.is_ok_and(|status| status.success()) {
         vec![&[], &NAMESPACE]

@@ -1,23 +1,15 @@
-//! What the run loop, the stub and the kubelet do on each machine. Checks the rules that an action can break.
+//! What the run loop, the stub and the kubelet do on each machine. The rules that an action can break are in [`crate::rules`],
+//! except for those of the app's start.
 
 use std::time::Duration;
 
 use leader_agent::{
     clock::Now,
-    elector::{Action, Event, Loss, Role, StopReason},
-    names,
-    timing::GONE_AFTER_KILL,
-};
-use serde_json::Value;
-
-use crate::{
-    machine::{App, identity},
-    world::{What, World},
+    elector::{Action, Event, StopReason},
 };
 
-/// From the guard's deadline to the last instruction: timer and kill chain, as the margin allows for.
-const GUARD_LATE: u64 = 100;
-pub(crate) const KILL_CHAIN: u64 = 1250;
+use crate::{machine::App, queue::What, world::World};
+
 /// More timeouts than this in a second, without an event between them, are a busy loop.
 const MANY_TIMEOUTS: u32 = 60;
 
@@ -76,7 +68,7 @@ impl World {
         if let Action::Start { .. } = action
             && self.machines[n].process.as_ref().is_some_and(|process| process.seen.hold)
         {
-            self.fail(n, "started its app although it has seen the hold".into());
+            self.fail(n, "started its app although it has seen the hold");
         }
         match action {
             Action::Read => self.send_read(n),
@@ -98,7 +90,7 @@ impl World {
             }
             Action::Disarm => {
                 if self.machines[n].app.is_some() {
-                    self.fail(n, "disarmed while a process of the app lives".into());
+                    self.fail(n, "disarmed while a process of the app lives");
                 }
                 if let Some(process) = self.machines[n].acting() {
                     process.armed = None;
@@ -108,17 +100,14 @@ impl World {
             Action::StoreTerm(term) => self.machines[n].disk = Some(term),
             Action::ForgetTerm => self.machines[n].disk = None,
             Action::Die(loss) => {
-                let kill = self.machines[n].process.as_ref().and_then(|process| process.killed);
-                if loss == Loss::NotGone && kill.is_none_or(|kill| self.now < kill + GONE_AFTER_KILL * 9 / 10) {
-                    self.fail(n, "did not wait for the end of what it killed".into());
-                }
+                self.check_death(n, loss);
                 self.tell(n, || format!("dies: {loss}"));
                 self.end_agent(n);
             }
             Action::End => {
                 self.tell(n, || "ends".into());
                 if self.machines[n].app.is_some() {
-                    self.fail(n, "ended while a process of the app lives".into());
+                    self.fail(n, "ended while a process of the app lives");
                 }
                 self.end_agent(n);
             }
@@ -127,7 +116,7 @@ impl World {
 
     /// The agent does nothing any more; what is left of its container dies within the kill chain.
     pub(crate) fn end_agent(&mut self, n: usize) {
-        let chain = self.up_to(KILL_CHAIN);
+        let chain = self.up_to(self.worst_kill(n));
         if let Some(process) = self.machines[n].acting() {
             process.over = true;
             let chain = if self.machines[n].app.is_some() { chain } else { Duration::from_millis(1) };
@@ -135,31 +124,31 @@ impl World {
         }
     }
 
-    /// A part of the milliseconds that the margin allows for, or all of them.
-    pub(crate) fn up_to(&mut self, millis: u64) -> Duration {
-        if self.slow_kills { Duration::from_millis(millis) } else { self.some_time(millis) }
+    /// A part of the time that the margin allows for, or all of it.
+    pub(crate) fn up_to(&mut self, worst: Duration) -> Duration {
+        if self.slow_kills { worst } else { crate::plan::part(&mut self.random, worst) }
     }
 
     fn arm(&mut self, n: usize, deadline: Duration) {
-        let late = self.up_to(GUARD_LATE);
+        let late = self.up_to(self.worst_timer(n));
+        let latest = self.latest_deadline(n);
         let machine = &mut self.machines[n];
-        let timing = machine.timing;
         let at = machine.clocks.when(deadline) + late;
         let Some(process) = machine.acting() else { return };
         process.armed = Some(deadline);
         process.guard += 1;
         let generation = process.guard;
-        let latest = process.stored.map(|sent| sent + timing.lease().saturating_sub(timing.margin()));
         self.schedule_at(at, n, What::Guard(generation));
         if latest.is_none_or(|latest| deadline > latest) {
-            self.fail(n, format!("armed for {deadline:?}, but what is stored allows {latest:?}"));
+            self.fail(n, format!("a deadline later than what is stored allows: {deadline:?} instead of {latest:?}"));
         }
     }
 
     pub(crate) fn guard_fires(&mut self, n: usize, generation: u64) {
         if self.machines[n].process.as_ref().is_some_and(|process| process.guard == generation) {
+            self.check_deadline(n);
             self.tell(n, || "is killed by its guard".into());
-            let chain = self.up_to(KILL_CHAIN);
+            let chain = self.up_to(self.worst_kill(n));
             // Until then the agent may still act.
             self.schedule(chain, n, What::Dead);
         }
@@ -174,12 +163,14 @@ impl World {
             self.fail(n, format!("started its app with the guard at {armed:?}, at {boot:?}"));
         }
         if !alive.is_empty() {
-            self.fail(n, format!("TWO APPS: {n} starts while that of {alive:?} lives"));
+            self.fail_promise(n, format!("TWO APPS: {n} starts while that of {alive:?} lives"));
         }
         if token <= self.token {
             self.fail(n, format!("the fencing token {token} is not above {}", self.token));
         }
         self.token = token;
+        self.machines[n].token = token;
+        self.count_rival_overlap();
         self.starts += 1;
         self.numbers += 1;
         self.last_start = self.now;
@@ -192,8 +183,7 @@ impl World {
         let temper = self.machines[n].temper.clone();
         let Some(app) = &mut self.machines[n].app else { return };
         if std::mem::replace(&mut app.prepared, true) || app.asked_to_stop || temper.preparation.is_zero() {
-            return self
-                .fail(n, "prepared an app twice, or one that is already stopping, or without time for it".into());
+            return self.fail(n, "prepared an app twice, or one that is already stopping, or without time for it");
         }
         let number = app.number;
         if let Some(after) = temper.prepared_in {
@@ -213,13 +203,14 @@ impl World {
         let machine = &self.machines[n];
         let prepared = machine.temper.preparation.is_zero() || machine.app.as_ref().is_none_or(|app| app.prepared);
         if matches!(reason, StopReason::Hold | StopReason::AppFailed) && !prepared {
-            self.fail(n, "stopped an app without preparing it, although there was time".into());
+            self.fail(n, "stopped an app without preparing it, although there was time");
         }
         let clocks = &self.machines[n].clocks;
         if reason == StopReason::ClockSkew && clocks.boot_rate.abs_diff(clocks.raw_rate) < 40_000 {
-            self.fail(n, "saw a clock skew that is none".into());
+            self.fail(n, "saw a clock skew that is none");
         }
         if reason != StopReason::Shutdown {
+            self.expect_gone(n, "its stop began");
             self.signal_app(n);
         }
     }
@@ -251,6 +242,7 @@ impl World {
         };
         app.first_process = false;
         self.tell(n, || "its app's first process ends".into());
+        self.expect_gone(n, "its first process ended");
         self.feed(n, Event::AppExited);
         if !orphans {
             self.app_gone(n, number);
@@ -291,9 +283,10 @@ impl World {
 
     pub(crate) fn resume(&mut self, n: usize) {
         let reading = self.reading(n);
-        let timer_first = self.random.bool();
+        let (now, timer_first) = (self.now, self.random.bool());
         let Some(process) = self.machines[n].acting() else { return };
         process.paused = false;
+        process.disturbed = now;
         let late = process.due.map(|due| reading.boot.saturating_sub(due)).filter(|late| !late.is_zero());
         let events = std::mem::take(&mut process.inbox);
         self.tell(n, || "goes on".into());
@@ -329,29 +322,5 @@ impl World {
             return self.schedule(Duration::from_secs(3), n, What::CheckEnd);
         }
         self.fail(n, format!("did not end within {bound:?}"));
-    }
-
-    fn check_write(&mut self, n: usize, body: &Value) {
-        let holder = body["spec"]["holderIdentity"].as_str().unwrap_or_default();
-        let creates = body["metadata"]["resourceVersion"].is_null();
-        let proof = body["metadata"]["annotations"][names::RELEASED].as_str();
-        let machine = &self.machines[n];
-        let running = machine.app.is_some();
-        // After a pause the agent may not yet have heard that its app is gone.
-        let leads = machine.process.as_ref().is_some_and(|process| process.elector.role() == Role::Leader);
-        let ousted = machine.process.as_ref().is_some_and(|process| process.seen.ousted);
-        if ousted {
-            self.fail(n, "wrote although it has seen a foreign holder in its term".into());
-        } else if !creates && body["metadata"]["uid"].is_null() {
-            self.fail(n, "an update without a uid".into());
-        } else if creates && !holder.is_empty() && !leads {
-            self.fail(n, "created a Lease that it holds, without leading".into());
-        } else if holder.is_empty() && proof.is_some() && running {
-            self.fail(n, "released the Lease while a process of its app lives".into());
-        } else if creates && proof.is_some() {
-            self.fail(n, "created a Lease with a release proof".into());
-        } else if !holder.is_empty() && holder != identity(n, machine.pod) {
-            self.fail(n, format!("wrote {holder} as the holder"));
-        }
     }
 }

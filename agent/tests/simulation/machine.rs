@@ -99,7 +99,7 @@ pub(crate) struct Seen {
     pub newest: u64,
     /// The last record has the hold annotation.
     pub hold: bool,
-    /// Another one holds the Lease, shown while this one led.
+    /// Another one holds the Lease, shown while this one led or released.
     pub ousted: bool,
 }
 
@@ -127,6 +127,12 @@ pub(crate) struct Process {
     pub seen: Seen,
     /// How many timeouts came in the second that began then.
     pub timeouts: (Duration, u32),
+    /// When it was last held up, or told that its margin grows.
+    pub disturbed: Duration,
+    /// How late its timers are, until when: what it was told, and what its margin allows for from then on.
+    pub late: (Duration, Duration),
+    /// Whether it was told that its processor is limited.
+    pub starved: bool,
 }
 
 /// An established watch.
@@ -143,6 +149,8 @@ pub(crate) struct Link {
     pub no_watch_until: Duration,
     pub slow_until: Duration,
     pub slow_by: Duration,
+    pub slow_watch_until: Duration,
+    pub slow_watch_by: Duration,
     /// Replies of the next writes that get lost.
     pub lose_replies: u32,
 }
@@ -151,8 +159,13 @@ pub(crate) struct Link {
 pub(crate) struct Machine {
     pub clocks: Clocks,
     pub timing: Timing,
+    /// The durations of the pods that come after the first.
+    pub later_timing: Timing,
     pub temper: Temper,
+    pub index: usize,
     pub pod: u32,
+    /// The identity of its current pod.
+    pub identity: String,
     pub life: u32,
     pub process: Option<Process>,
     pub app: Option<App>,
@@ -162,15 +175,20 @@ pub(crate) struct Machine {
     pub link: Link,
     pub stream: Option<Stream>,
     pub gone_since: Duration,
+    /// The fencing token of the last app that it started.
+    pub token: u64,
 }
 
 impl Machine {
-    pub(crate) fn new(clocks: Clocks, timing: Timing, temper: Temper) -> Self {
+    pub(crate) fn new(index: usize, clocks: Clocks, timings: (Timing, Timing), temper: Temper) -> Self {
         Self {
             clocks,
-            timing,
+            timing: timings.0,
+            later_timing: timings.1,
             temper,
+            index,
             pod: 0,
+            identity: identity(index, 0),
             life: 0,
             process: None,
             app: None,
@@ -180,7 +198,21 @@ impl Machine {
             link: Link::default(),
             stream: None,
             gone_since: Duration::ZERO,
+            token: 0,
         }
+    }
+
+    /// Another pod takes this one's place.
+    pub(crate) fn replace_pod(&mut self) {
+        self.disk = None;
+        self.pod += 1;
+        self.identity = identity(self.index, self.pod);
+        self.timing = self.later_timing;
+    }
+
+    /// Its name in a story.
+    pub(crate) fn name(&self) -> &str {
+        self.identity.split('_').next().unwrap_or_default()
     }
 
     /// The process, while it is able to do anything.
@@ -189,8 +221,11 @@ impl Machine {
     }
 }
 
-/// The identity of a machine's current pod.
-pub(crate) fn identity(machine: usize, pod: u32) -> String {
-    let name = ["ann", "ben", "cid"][machine];
+/// As many machines as a world may have.
+pub(crate) const NAMES: [&str; 7] = ["ann", "ben", "cid", "dan", "eve", "fay", "gus"];
+
+/// The identity of a machine's pod.
+fn identity(machine: usize, pod: u32) -> String {
+    let name = NAMES[machine];
     if pod == 0 { format!("{name}_{name}-uid_app") } else { format!("{name}{pod}_{name}{pod}-uid_app") }
 }

@@ -1,6 +1,6 @@
 //! Messages between the machines and the API server, and how they get lost. Checks the rules that a stored write can break.
 
-use std::time::Duration;
+use std::{rc::Rc, time::Duration};
 
 use leader_agent::{
     elector::{Event, Reply, Source},
@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use crate::{
     fault::Away,
-    machine::{Stream, identity},
-    world::{View, What, World},
+    machine::Stream,
+    queue::{View, What},
+    world::World,
 };
 
 /// Most messages take up to this many milliseconds.
@@ -68,12 +69,19 @@ impl World {
         self.schedule_at(timeout, n, What::WriteTimeout(attempt));
         let delay = self.delay(n);
         match self.fate(n) {
-            Fate::Arrives => self.schedule(delay, n, What::WriteArrives(attempt, body)),
+            Fate::Arrives => {
+                if self.unlucky() {
+                    // Something on the way sends it once more.
+                    let again = delay + self.some_time(DELAY * 100);
+                    self.schedule(again, n, What::WriteArrives(attempt, body.clone()));
+                }
+                self.schedule(delay, n, What::WriteArrives(attempt, body));
+            }
             Fate::Fails(reply) => self.schedule(delay, n, What::WriteAnswered(attempt, reply)),
             Fate::Lost => {
                 // A proxy may keep it and deliver it long after the caller gave it up.
                 if self.calm.is_none() && !self.steady && self.random.u8(..3) == 0 {
-                    let late = crate::fault::part(&mut self.random, lease * 2);
+                    let late = crate::plan::part(&mut self.random, lease * 2);
                     self.schedule(late, n, What::WriteArrives(attempt, body));
                 }
             }
@@ -99,6 +107,10 @@ impl World {
         }
         if !lost && self.reply_passes(n) {
             let delay = self.delay(n);
+            if self.unlucky() {
+                let again = delay + self.some_time(DELAY * 100);
+                self.schedule(again, n, What::WriteAnswered(attempt, reply.clone()));
+            }
             self.schedule(delay, n, What::WriteAnswered(attempt, reply));
         } else {
             self.tell(n, || format!("will not get the reply to write {attempt}"));
@@ -108,30 +120,28 @@ impl World {
     /// A candidate's write is stored.
     fn stored(&mut self, n: usize, life: u32, attempt: u64, before: Option<&Record>, record: &Record) {
         self.tell_of_lease(|| format!("write {attempt} stored: {}", shown(record)));
-        let me = identity(n, self.machines[n].pod);
-        let alive = self.alive();
-        if record.holder.as_deref() == Some(&me) {
-            if self.machines[n].life == life
-                && let Some(process) = self.machines[n].process.as_mut()
-            {
-                let sent = usize::try_from(attempt).ok().and_then(|attempt| process.sent.get(attempt)).copied();
-                process.stored = process.stored.max(sent);
-            }
-            let taken = before.is_some_and(|before| before.holder.as_deref() != Some(&me));
-            if taken && alive.iter().any(|&other| other != n) {
-                self.fail(n, format!("took the Lease while the app of {alive:?} lives"));
-            }
+        let machine = &mut self.machines[n];
+        if record.holder.as_ref() == Some(&machine.identity)
+            && machine.life == life
+            && let Some(process) = machine.process.as_mut()
+        {
+            let sent = usize::try_from(attempt).ok().and_then(|attempt| process.sent.get(attempt)).copied();
+            process.stored = process.stored.max(sent);
         }
-        if record.is_free() && !alive.is_empty() {
-            self.fail(n, format!("a release is stored while the app of {alive:?} lives"));
+        self.check_stored(n, before, record);
+        self.changed(record.clone(), Some(n));
+    }
+
+    pub(crate) fn write_timed_out(&mut self, n: usize, attempt: u64) {
+        if self.machines[n].acting().is_some_and(|process| process.writing.contains(&attempt)) {
+            self.write_ended(n, attempt, Reply::Unknown);
         }
-        self.publish(&View::Present(record.clone()));
     }
 
     pub(crate) fn write_ended(&mut self, n: usize, attempt: u64, reply: Reply) {
         let Some(process) = self.machines[n].acting() else { return };
-        let Some(place) = process.writing.iter().position(|&number| number == attempt) else { return };
-        process.writing.remove(place);
+        // A reply may come twice, or after the caller gave up: it is handed on all the same.
+        process.writing.retain(|&number| number != attempt);
         self.tell(n, || {
             let reply = match &reply {
                 Reply::Written(_) => "written",
@@ -152,7 +162,7 @@ impl World {
         let timeout = machine.clocks.when(sent + machine.timing.request_timeout());
         let Some(process) = machine.acting() else { return };
         if process.reading.replace(read).is_some() {
-            return self.fail(n, "two reads at a time".into());
+            return self.fail(n, "two reads at a time");
         }
         self.tell(n, || "reads".into());
         self.schedule_at(timeout, n, What::ReadTimeout(read));
@@ -187,8 +197,15 @@ impl World {
         self.feed(n, Event::ReadEnded { answered });
     }
 
-    fn view(&self) -> View {
-        self.store.record().cloned().map_or(View::Absent(None), View::Present)
+    /// What a quorum read answers.
+    pub(crate) fn view(&self) -> View {
+        match (self.store.record(), self.history.last()) {
+            (Some(record), Some(last)) if last.record.resource_version == record.resource_version => {
+                View::Present(Rc::clone(&last.record))
+            }
+            (Some(record), _) => View::Present(Rc::new(record.clone())),
+            (None, _) => View::Absent(None),
+        }
     }
 
     fn show(&mut self, n: usize, view: View, source: Source) {
@@ -196,7 +213,7 @@ impl World {
         match view {
             View::Present(record) => {
                 self.tell(n, || format!("sees by {by}: {}", shown(&record)));
-                self.feed(n, Event::Seen(record, source));
+                self.feed(n, Event::Seen((*record).clone(), source));
             }
             View::Absent(version) => {
                 self.tell(n, || format!("sees by {by}: no Lease"));
@@ -237,6 +254,19 @@ impl World {
     pub(crate) fn list_answered(&mut self, n: usize, stream: u64, sent: Duration, view: View) {
         if self.machines[n].stream.as_ref().is_some_and(|open| open.number == stream) {
             self.show(n, view, Source::Read { sent });
+            self.replay(n, stream);
+        }
+    }
+
+    /// A watch that begins anew may bring what was seen before.
+    fn replay(&mut self, n: usize, stream: u64) {
+        if self.calm.is_some() || self.steady || self.random.u8(..4) > 0 {
+            return;
+        }
+        let back = self.random.usize(..4);
+        if let Some(view) = self.history.iter().rev().nth(back).map(|stored| View::Present(Rc::clone(&stored.record))) {
+            let delay = self.delay(n);
+            self.schedule(delay, n, What::Watched(stream, view));
         }
     }
 
@@ -246,6 +276,8 @@ impl World {
             let delay = self.delay(n);
             let passes = self.reply_passes(n) && self.now >= self.away.0;
             let (now, machine) = (self.now, &mut self.machines[n]);
+            let slow = if now < machine.link.slow_watch_until { machine.link.slow_watch_by } else { Duration::ZERO };
+            let delay = delay + slow;
             let Some(stream) = &mut machine.stream else { continue };
             if passes {
                 stream.last_delivery = stream.last_delivery.max(now + delay);

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use leader_agent::{elector::Event, names};
+use leader_agent::{elector::Event, lease::record::micro_time, names};
 use serde_json::{Value, json};
 
 use crate::{
-    driver::KILL_CHAIN,
     fault::{Edit, Fault, Who},
     machine::Link,
     network::shown,
-    world::{View, What, World},
+    queue::{View, What},
+    world::World,
 };
 
 impl World {
     fn find(&self, who: Who) -> usize {
         let holder = || {
             let holder = self.store.record()?.holder.as_deref()?;
-            (0..self.machines.len()).find(|&n| crate::machine::identity(n, self.machines[n].pod) == holder)
+            self.machines.iter().position(|machine| machine.identity == holder)
         };
         match who {
             Who::Machine(n) => n,
@@ -25,6 +25,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for each fault")]
     pub(crate) fn apply(&mut self, fault: Fault) {
         self.tell_of_lease(|| format!("fault: {fault:?}"));
         let now = self.now;
@@ -58,7 +59,7 @@ impl World {
                 machine.back_after = back_after;
                 if let Some(process) = machine.acting() {
                     process.over = true;
-                    let chain = if at_once { Duration::ZERO } else { self.up_to(KILL_CHAIN) };
+                    let chain = if at_once { Duration::ZERO } else { self.up_to(self.worst_kill(n)) };
                     self.schedule(chain, n, What::Dead);
                 }
             }
@@ -75,6 +76,7 @@ impl World {
                     self.publish(&View::Absent(Some(version)));
                 }
             }
+            Fault::Replace { copy } => self.replace(copy),
             Fault::Edit(edit) => self.edit(edit),
             Fault::WatchGap { who, lasts } => {
                 let n = self.find(who);
@@ -119,8 +121,28 @@ impl World {
             }
             Fault::Late { who, by } => {
                 let n = self.find(who);
+                self.slow_down(n, by);
                 self.feed(n, Event::Late(by));
             }
+            Fault::Starved { who, on } => {
+                let n = self.find(who);
+                if on {
+                    self.starve(n);
+                }
+                self.feed(n, Event::Starved(on));
+            }
+            Fault::SlowWatch { who, by, lasts } => {
+                let n = self.find(who);
+                let link = &mut self.machines[n].link;
+                (link.slow_watch_until, link.slow_watch_by) = (now + lasts, by);
+            }
+            Fault::RivalCut { lasts } => {
+                if let Some(rival) = &mut self.rival {
+                    rival.no_requests_until = now + lasts;
+                }
+            }
+            Fault::RivalCrash => self.rival_crashes(),
+            Fault::RivalReleases => self.rival_releases(),
             Fault::Calm => self.heal(),
         }
     }
@@ -140,41 +162,88 @@ impl World {
             if self.machines[n].acting().is_some_and(|process| process.paused) {
                 self.resume(n);
             }
+            self.feed(n, Event::Starved(false));
+        }
+        if let Some(rival) = &mut self.rival {
+            rival.no_requests_until = self.now;
+        }
+    }
+
+    /// The Lease makes way for another object of its name.
+    fn replace(&mut self, copy: bool) {
+        let Some(mut object) = self.store.object().cloned() else { return };
+        if let Some(version) = self.store.delete() {
+            self.publish(&View::Absent(Some(version)));
+        }
+        if let Some(metadata) = object["metadata"].as_object_mut() {
+            metadata.retain(|key, _| {
+                matches!(key.as_str(), "name" | "namespace" | "labels") || (copy && key == "annotations")
+            });
+        }
+        if !copy {
+            object["spec"] = json!({});
+        }
+        if let Some(record) = self.store.put(object) {
+            self.tell_of_lease(|| format!("replaced: {}", shown(&record)));
+            self.changed(record, None);
         }
     }
 
     fn edit(&mut self, edit: Edit) {
-        let stamp = format!("2026-11-19T00:00:00.{:06}Z", self.random.u32(..1_000_000));
-        let annotate = |object: &mut Value, key: &str, on: bool| {
+        let stamp = |day: Option<i32>, random: &mut fastrand::Rng| {
+            day.map_or(Value::Null, |day| {
+                let micros = 1_795_000_000_000_000 + i64::from(day) * 86_400_000_000 + random.i64(0..1_000_000_000);
+                json!(micro_time(jiff::Timestamp::from_microsecond(micros).expect("a time of this century")))
+            })
+        };
+        let annotate = |object: &mut Value, key: &str, value: Option<&str>| {
             if !object["metadata"]["annotations"].is_object() {
                 object["metadata"]["annotations"] = json!({});
             }
-            if on {
-                object["metadata"]["annotations"][key] = json!("x");
+            if let Some(value) = value {
+                object["metadata"]["annotations"][key] = json!(value);
             } else if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
                 annotations.remove(key);
             }
         };
         let label = self.random.u32(..).to_string();
+        let random = &mut self.random;
+        let machines = &self.machines;
         let record = self.store.edit(|object| {
+            let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
             let spec = &mut object["spec"];
             match edit {
                 Edit::Empty => spec["holderIdentity"] = json!(""),
                 Edit::Stranger => spec["holderIdentity"] = json!("stranger"),
+                Edit::HandedTo(n) => spec["holderIdentity"] = json!(machines[n].identity),
                 Edit::Duration(seconds) => spec["leaseDurationSeconds"] = json!(seconds),
-                Edit::RenewTime => spec["renewTime"] = json!(stamp),
-                Edit::AcquireTime => spec["acquireTime"] = json!(stamp),
+                Edit::RenewTime(day) => spec["renewTime"] = stamp(day, random),
+                Edit::AcquireTime(day) => spec["acquireTime"] = stamp(day, random),
                 Edit::Transitions(by) => {
-                    spec["leaseTransitions"] = json!(spec["leaseTransitions"].as_i64().unwrap_or(0) + i64::from(by));
+                    spec["leaseTransitions"] =
+                        json!((spec["leaseTransitions"].as_i64().unwrap_or(0) + i64::from(by)).min(i32::MAX.into()));
                 }
+                Edit::MostTransitions => spec["leaseTransitions"] = json!(i32::MAX),
+                Edit::NoSpec => *spec = json!({}),
                 Edit::Label => object["metadata"]["labels"]["touched"] = json!(label),
-                Edit::Hold(on) => annotate(object, names::HOLD, on),
-                Edit::TurningOn(on) => annotate(object, names::TURNING_ON, on),
+                // No edit ever leads to these transitions.
+                Edit::OldProof => {
+                    let proof = format!("{uid}/ghost/-1000/2026-11-18T11:06:40.120000Z");
+                    annotate(object, names::RELEASED, Some(&proof));
+                }
+                Edit::ForeignProof => {
+                    let transitions = spec["leaseTransitions"].as_i64().unwrap_or(0);
+                    let proof = format!("another-uid/ghost/{transitions}/2026-11-18T11:06:40.120000Z");
+                    annotate(object, names::RELEASED, Some(&proof));
+                }
+                Edit::NoAnnotations => object["metadata"]["annotations"] = json!({}),
+                Edit::Hold(on) => annotate(object, names::HOLD, on.then_some("x")),
+                Edit::TurningOn(on) => annotate(object, names::TURNING_ON, on.then_some("x")),
             }
         });
         if let Some(record) = record {
             self.tell_of_lease(|| format!("edited: {}", shown(&record)));
-            self.publish(&View::Present(record));
+            self.changed(record, None);
         }
     }
 }

@@ -1,89 +1,50 @@
-//! The world: three machines, a Lease and what is under way, on one virtual time. Steps through it; the rest is in its siblings.
+//! The world: machines, a Lease and what is under way, on one virtual time. Steps through it; the rest is in its siblings.
 
-use std::{
-    cmp::Reverse,
-    collections::{BinaryHeap, VecDeque},
-    fmt::Write as _,
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt::Write as _, rc::Rc, time::Duration};
 
 use fastrand::Rng;
 use leader_agent::{
-    elector::{Elector, Event, Reply, Role, Settings},
+    elector::{Elector, Event, Reply, Settings},
     lease::record::{self, Inherited, Record},
     names,
-    timing::LATENESS_WINDOW,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::{
-    fault::{Away, Fault, Initial, Plan},
-    machine::{Comeback, Machine, Process, Seen, identity},
+    fault::{Away, Fault, Initial},
+    machine::{Comeback, Machine, Process, Seen},
+    plan::Plan,
+    queue::{Entry, Queue, View, What},
+    rival::{Rival, Step},
     store::Store,
 };
 
-/// What a watch or a read shows.
-#[derive(Clone, Debug)]
-pub(crate) enum View {
-    Present(Record),
-    Absent(Option<u64>),
+/// One state in which the Lease was.
+pub(crate) struct Stored {
+    pub record: Rc<Record>,
+    /// The machine that wrote it; `None` for an edit, or a rival.
+    pub author: Option<usize>,
+    pub at: Duration,
 }
 
-/// What happens next, to one machine.
-#[derive(Debug)]
-pub(crate) enum What {
-    Start,
-    Wake(u64),
-    Guard(u64),
-    Dead,
-    Resume,
-    Patience,
-    CheckEnd,
-    AppExits(u64),
-    AppGone(u64),
-    Prepared(u64),
-    WriteArrives(u64, Value),
-    WriteAnswered(u64, Reply),
-    WriteTimeout(u64),
-    ReadArrives(u64, Duration),
-    ReadAnswered(u64, Duration, Option<View>),
-    ReadTimeout(u64),
-    Connect,
-    ListArrives(Duration),
-    ListAnswered(u64, Duration, View),
-    Watched(u64, View),
-    Fault(Fault),
-}
-
-struct Entry {
-    at: Duration,
-    number: u64,
-    machine: usize,
-    life: u32,
-    what: What,
-}
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-impl Eq for Entry {}
-impl PartialOrd for Entry {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Entry {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
+impl Stored {
+    /// Whether others count from the same moment for both states.
+    pub(crate) fn counts_like(&self, other: &Record) -> bool {
+        let record = &self.record;
+        (&record.uid, &record.holder, record.transitions) == (&other.uid, &other.holder, other.transitions)
+            && (record.acquire_time, record.renew_time, record.duration)
+                == (other.acquire_time, other.renew_time, other.duration)
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(crate) struct World {
     pub now: Duration,
     pub store: Store,
+    /// All that was stored, oldest first.
+    pub history: Vec<Stored>,
     pub machines: Vec<Machine>,
+    pub rival: Option<Rival>,
     pub random: Rng,
     /// The API server's state: away until then, and how.
     pub away: (Duration, Away),
@@ -103,24 +64,37 @@ pub(crate) struct World {
     pub token: u64,
     /// Requests that reached the API server.
     pub requests: u32,
+    /// How many steps the world took.
+    pub steps: u64,
+    /// How often an app of ours and the rival's ran at the same time.
+    pub rival_overlaps: u32,
     /// The longest time for which a machine that was late may stay away.
     pub recovery: Duration,
     /// Nothing may change any more.
     pub quiet: bool,
+    /// Only two apps at a time count as broken.
+    pub only_promise: bool,
     pub broken: Option<String>,
-    queue: BinaryHeap<Reverse<Entry>>,
+    queue: Queue,
     story: Option<String>,
 }
 
 impl World {
     /// A world that begins as `plan` says. Its story is kept if `told`.
     pub(crate) fn new(plan: &Plan, seed: u64, told: bool) -> Self {
-        let machines =
-            (0..3).map(|n| Machine::new(plan.clocks[n].clone(), plan.timings[n], plan.tempers[n].clone())).collect();
+        let count = plan.timings.len();
+        let machines = (0..count)
+            .map(|n| {
+                let later = plan.later_timings.get(n).copied().unwrap_or(plan.timings[n]);
+                Machine::new(n, plan.clocks[n].clone(), (plan.timings[n], later), plan.tempers[n].clone())
+            })
+            .collect();
         let mut world = Self {
             now: Duration::ZERO,
             store: Store::default(),
+            history: Vec::new(),
             machines,
+            rival: plan.rival.map(Rival::new),
             random: Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             away: (Duration::ZERO, Away::Silent),
             noise_until: Duration::ZERO,
@@ -133,16 +107,24 @@ impl World {
             last_start: Duration::ZERO,
             token: 0,
             requests: 0,
+            steps: 0,
+            rival_overlaps: 0,
             recovery: Duration::ZERO,
             quiet: false,
+            only_promise: false,
             broken: None,
-            queue: BinaryHeap::new(),
+            queue: Queue::default(),
             story: told.then(String::new),
         };
         world.begin_with(plan.initial);
-        for (machine, after) in (0..3).zip([0, 10, 20]) {
+        for machine in 0..count {
+            let after = 10 * u64::try_from(machine).expect("few machines");
             let delay = if plan.steady { Duration::from_millis(after) } else { world.some_time(50) };
             world.schedule(delay, machine, What::Start);
+        }
+        if world.rival.is_some() {
+            let delay = world.some_time(2000);
+            world.schedule(delay, 0, What::Rival(Step::Try(0)));
         }
         for (at, fault) in &plan.faults {
             world.schedule(*at, 0, What::Fault(*fault));
@@ -164,19 +146,21 @@ impl World {
                 object["metadata"]["annotations"] = json!({ (names::RELEASED): proof });
             }
         });
+        if let Some(record) = self.store.record() {
+            self.history.push(Stored { record: Rc::new(record.clone()), author: None, at: self.now });
+        }
     }
 
     /// Goes on until `until`, or until a rule is broken or `done` says so.
     pub(crate) fn run(&mut self, until: Duration, mut done: impl FnMut(&Self) -> bool) {
         while self.broken.is_none() && !done(self) {
-            if self.queue.peek().is_none_or(|Reverse(next)| next.at > until) {
+            let Some(entry) = self.queue.pop_until(until) else {
                 self.now = self.now.max(until);
                 break;
-            }
-            if let Some(Reverse(entry)) = self.queue.pop() {
-                self.now = entry.at;
-                self.happen(entry);
-            }
+            };
+            self.now = entry.at;
+            self.steps += 1;
+            self.happen(entry);
         }
     }
 
@@ -186,6 +170,7 @@ impl World {
             What::WriteArrives(attempt, body) => return self.write_arrives(n, life, attempt, body),
             What::ReadArrives(read, sent) => return self.read_arrives(n, life, read, sent),
             What::Fault(fault) => return self.apply(fault),
+            What::Rival(step) => return self.rival_acts(step),
             What::Start => return self.start(n),
             _ => {}
         }
@@ -199,18 +184,19 @@ impl World {
             What::Resume => self.resume(n),
             What::Patience => self.kill_container(n),
             What::CheckEnd => self.check_end(n),
+            What::CheckGone(app, why) => self.check_gone(n, app, why),
             What::AppExits(app) => self.app_exits(n, app),
             What::AppGone(app) => self.app_gone(n, app),
             What::Prepared(app) => self.prepared(n, app),
             What::WriteAnswered(attempt, reply) => self.write_ended(n, attempt, reply),
-            What::WriteTimeout(attempt) => self.write_ended(n, attempt, Reply::Unknown),
+            What::WriteTimeout(attempt) => self.write_timed_out(n, attempt),
             What::ReadAnswered(read, sent, view) => self.read_ended(n, read, sent, view),
             What::ReadTimeout(read) => self.read_ended(n, read, Duration::ZERO, None),
             What::Connect => self.connect(n),
             What::ListArrives(sent) => self.list_arrives(n, sent),
             What::ListAnswered(stream, sent, view) => self.list_answered(n, stream, sent, view),
             What::Watched(stream, view) => self.watched(n, stream, view),
-            What::WriteArrives(..) | What::ReadArrives(..) | What::Fault(_) | What::Start => {}
+            What::WriteArrives(..) | What::ReadArrives(..) | What::Fault(_) | What::Rival(_) | What::Start => {}
         }
     }
 
@@ -222,8 +208,7 @@ impl World {
     pub(crate) fn schedule_at(&mut self, at: Duration, machine: usize, what: What) {
         let life = self.machines[machine].life;
         self.numbers += 1;
-        let entry = Entry { at: at.max(self.now), number: self.numbers, machine, life, what };
-        self.queue.push(Reverse(entry));
+        self.queue.push(Entry { at: at.max(self.now), number: self.numbers, machine, life, what });
     }
 
     fn start(&mut self, n: usize) {
@@ -236,17 +221,14 @@ impl World {
         match machine.comeback {
             Comeback::SameDisk => {}
             Comeback::LostDisk => machine.disk = None,
-            Comeback::NewPod => {
-                machine.disk = None;
-                machine.pod += 1;
-            }
+            Comeback::NewPod => machine.replace_pod(),
         }
         machine.comeback = Comeback::SameDisk;
         machine.stream = None;
         let settings = Settings {
             name: "billing".into(),
             namespace: "shop".into(),
-            identity: identity(n, machine.pod),
+            identity: machine.identity.clone(),
             timing: machine.timing,
             seed: random,
             preparation: machine.temper.preparation,
@@ -269,6 +251,9 @@ impl World {
             sent: Vec::new(),
             stored: None,
             timeouts: (Duration::ZERO, 0),
+            disturbed: Duration::ZERO,
+            late: (Duration::ZERO, Duration::ZERO),
+            starved: false,
         });
         self.tell(n, || "starts".into());
         self.schedule(Duration::ZERO, n, What::Connect);
@@ -292,26 +277,22 @@ impl World {
     /// The process got an event, or keeps it while it is paused.
     pub(crate) fn feed(&mut self, n: usize, event: Event) {
         let reading = self.reading(n);
-        let me = identity(n, self.machines[n].pod);
         let Some(process) = self.machines[n].acting() else { return };
         if process.paused {
             process.inbox.push_back(event);
             return;
         }
-        let leads = process.elector.role() == Role::Leader;
-        if let Event::Seen(record, _) | Event::Replied { reply: Reply::Written(record), .. } = &event {
-            process.seen.hold = record.annotation(names::HOLD).is_some();
-            if record.resource_version > process.seen.newest {
-                process.seen.newest = record.resource_version;
-                process.seen.ousted = leads && record.holder.as_ref().is_some_and(|holder| *holder != me);
+        match &event {
+            Event::Seen(record, _) | Event::Replied { reply: Reply::Written(record), .. } => self.note_seen(n, record),
+            Event::Absent { version: Some(version), .. } => {
+                process.seen.newest = process.seen.newest.max(*version);
             }
+            Event::Late(late) => self.note_late(n, *late),
+            Event::Starved(starved) => self.note_starved(n, *starved),
+            _ => {}
         }
-        let late = if let Event::Late(late) = event { late } else { Duration::ZERO };
+        let Some(process) = self.machines[n].acting() else { return };
         process.elector.handle(event, reading);
-        let timing = self.machines[n].timing;
-        if !timing.has_room(timing.margin_with(late)) {
-            self.recovery = LATENESS_WINDOW + timing.lease() * 2;
-        }
         self.settle(n);
     }
 
@@ -320,8 +301,20 @@ impl World {
         (0..self.machines.len()).filter(|&n| self.machines[n].app.is_some()).collect()
     }
 
+    pub(crate) fn is_led(&self) -> bool {
+        self.machines.iter().any(|machine| machine.app.is_some())
+    }
+
     /// A rule is broken.
-    pub(crate) fn fail(&mut self, n: usize, what: String) {
+    pub(crate) fn fail(&mut self, n: usize, what: impl Into<String>) {
+        if !self.only_promise {
+            self.fail_promise(n, what);
+        }
+    }
+
+    /// The promise is broken.
+    pub(crate) fn fail_promise(&mut self, n: usize, what: impl Into<String>) {
+        let what = what.into();
         self.tell(n, || format!("BROKEN: {what}"));
         if self.broken.is_none() {
             self.broken = Some(what);
@@ -330,18 +323,15 @@ impl World {
 
     /// A line of the story.
     pub(crate) fn tell(&mut self, n: usize, line: impl FnOnce() -> String) {
-        let (now, pod) = (self.now.as_secs_f64(), self.machines[n].pod);
         if let Some(story) = &mut self.story {
-            let who = identity(n, pod);
-            let _ = writeln!(story, "{now:11.6}  {:5} {}", who.split('_').next().unwrap_or_default(), line());
+            let _ = writeln!(story, "{:11.6}  {:5} {}", self.now.as_secs_f64(), self.machines[n].name(), line());
         }
     }
 
     /// A line about the Lease.
     pub(crate) fn tell_of_lease(&mut self, line: impl FnOnce() -> String) {
-        let now = self.now.as_secs_f64();
         if let Some(story) = &mut self.story {
-            let _ = writeln!(story, "{now:11.6}  ----- {}", line());
+            let _ = writeln!(story, "{:11.6}  ----- {}", self.now.as_secs_f64(), line());
         }
     }
 
@@ -354,5 +344,12 @@ impl World {
     pub(crate) fn some_time(&mut self, millis: u64) -> Duration {
         let most = millis * 1000;
         Duration::from_micros(if self.steady { most / 2 } else { self.random.u64(..=most) })
+    }
+
+    /// The Lease changed: whoever watches it is told.
+    pub(crate) fn changed(&mut self, record: Record, author: Option<usize>) {
+        let record = Rc::new(record);
+        self.history.push(Stored { record: Rc::clone(&record), author, at: self.now });
+        self.publish(&View::Present(record));
     }
 }

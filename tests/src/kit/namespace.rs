@@ -45,7 +45,7 @@ impl<'a> Namespace<'a> {
         let made = cluster.kubectl(&["create", "-f", "-", "-o", "json"]).input(manifest.to_string()).run()?;
         let name = json(&made)?["metadata"]["name"].as_str().context("the new namespace has no name")?.to_owned();
         let namespace = Self { cluster, name };
-        wait::until("the namespace's service account and CA", Duration::from_secs(30), || {
+        wait::until("the namespace's service account and CA", Duration::from_mins(3), || {
             namespace.run(&["get", "serviceaccount/default", "configmap/kube-root-ca.crt"])
         })?;
         Ok(namespace)

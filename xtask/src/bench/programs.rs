@@ -9,6 +9,9 @@ use serde_json::Value;
 
 use crate::images::checkout;
 
+/// Has cargo name what it built.
+const JSON: &str = "--message-format=json-render-diagnostics";
+
 /// Builds one target of a package in the release profile, or for `cargo bench` its like, and gives the program's path.
 ///
 /// `kind` and `name` are cargo's: `--bin leader-webhook`, `--bench load`.
@@ -16,12 +19,30 @@ pub(crate) fn build(package: &str, kind: &str, name: &str) -> Result<PathBuf> {
     let profile = if kind == "--bench" { "bench" } else { "release" };
     say(format!("building {name} of {package}"));
     let arguments = ["build", "--locked", "--profile", profile, "--package", package, kind, name];
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let tool = Tool::new(cargo).current_dir(checkout()).args(arguments);
-    let messages = tool.arg("--message-format=json-render-diagnostics").run()?;
-    match messages.lines().rev().find_map(|line| executable(line, name)) {
+    built(cargo().args(arguments).arg(JSON), name)
+}
+
+/// Builds the agent as `Dockerfile.agent` does: static, with packed relocations.
+pub(crate) fn build_agent() -> Result<PathBuf> {
+    const NAME: &str = "leader-agent";
+    say(format!("building {NAME} as it is released"));
+    let version = Tool::new("rustc").arg("-vV").run()?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).context("rustc names no host")?;
+    let arguments = ["rustc", "--release", "--locked", "--package", NAME, "--bin", NAME, "--target", host];
+    let tool = cargo().env("RUSTFLAGS", "-C target-feature=+crt-static").args(arguments).arg(JSON);
+    built(tool.args(["--", "-C", "link-arg=-Wl,-z,pack-relative-relocs"]), NAME)
+}
+
+/// cargo, in this checkout.
+fn cargo() -> Tool {
+    Tool::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())).current_dir(checkout())
+}
+
+fn built(tool: Tool, name: &str) -> Result<PathBuf> {
+    let line = tool.command_line();
+    match tool.run()?.lines().rev().find_map(|line| executable(line, name)) {
         Some(path) => Ok(path),
-        None => bail!("cargo named no program for {kind} {name} of {package}"),
+        None => bail!("`{line}` named no program {name}"),
     }
 }
 
