@@ -1,7 +1,7 @@
 //! The durations of an election and the sum of the safety margin. Responsible for all of its numbers; reads no clock.
 //!
 //! With `s` the moment at which the last known successful write was sent, the app gets its stop signal at
-//! `s + L - margin - grace`, and everything is dead at `s + L - margin`: a rival takes over no earlier than `s + L`.
+//! `s + L - margin - grace`, and everything is killed at `s + L - margin`: a rival takes over no earlier than `s + L`.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -202,7 +202,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_default_is_the_sum_in_the_design() {
+    fn the_default_is_the_sum_of_its_parts() {
         let timing = Timing::new(15 * SECOND, None, false).unwrap();
         assert_eq!(timing, Timing::default());
         assert_eq!(timing.grace(), 4 * SECOND);

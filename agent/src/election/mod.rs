@@ -70,9 +70,9 @@ pub const CANCELLATION: Duration = Duration::from_secs(1);
 /// How an election ended that went well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome<T> {
-    /// The future ended by itself, while leading; the Lease is released.
+    /// The future ended by itself, while leading; the Lease is released, or runs out where the API server could not be reached.
     Finished(T),
-    /// [`StopHandle::stop`] was called; whatever was held is released.
+    /// [`StopHandle::stop`] was called; whatever was held is released, or runs out where the API server could not be reached.
     Stopped,
 }
 

@@ -14,7 +14,7 @@ use crate::{
     terminal, through, tree,
 };
 
-/// From the deadline, or the agent's death, to the last instruction of the app: the margin's kill chain (design, section 6).
+/// From the deadline, or the agent's death, to the last instruction of the app: the margin's kill chain (docs/safety.md).
 pub(crate) const KILL_CHAIN: Duration = Duration::from_millis(1250);
 /// A process group of its own, a session of its own, and one whose parent is gone, all deaf to TERM.
 pub(crate) const FAMILY: &str = r#"trap "" TERM; (setsid "$0" beat 1 &); setsid "$0" beat 2 & exec "$0" beat 0"#;
