@@ -153,6 +153,8 @@ mutants! {
     DeniedPassedOver: "kernel: EPERM ends the agent",
     /// A forced loss first says why, however long that takes.
     LastWordsFirst: "kernel: a forced loss asks nobody",
+    /// The stub hands on every signal that is pending before it looks at its timer.
+    SignalsBeforeClock: "kernel: what the app does without end does not keep the stub from its clock",
     /// The lock is held by the agent alone.
     LockOfAgentAlone: "kernel: the lock is held by stub and agent",
 }

@@ -4,7 +4,10 @@
 
 use std::{ffi::OsString, io, path::Path, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -102,7 +105,8 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         guard,
         app: None,
         withdrawing: false,
-        killing: false,
+        next_kill: None,
+        insist_at: None,
         code: ORDERLY,
         app_failed: false,
         settings,
@@ -116,7 +120,8 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
             biased;
             signal = signals.next() => run.signalled(signal),
             event = next_app_event(&mut run.app) => run.app_event(event),
-            () = sleep(KILL_PAUSE), if run.killing => run.kill(),
+            () = until(run.next_kill), if run.next_kill.is_some() => run.kill(),
+            () = until(run.insist_at), if run.insist_at.is_some() => run.insist(),
             done = run.publisher.withdrawn(), if run.withdrawing => run.withdrawn(done),
             () = run.campaign.turn(wake) => {}
             // Last: an app that answers without end uses up all that tokio lets a task do in one go, the clock's part as well.
@@ -134,7 +139,10 @@ struct Run {
     /// Nothing of the app is left, and a file may still say that this candidate leads: nothing is done before it is gone, the Lease's
     /// release least of all. A disk that hangs is waited for until the deadline, which is still in force.
     withdrawing: bool,
-    killing: bool,
+    /// While everything is being killed in place: when what is left is killed again.
+    next_kill: Option<Instant>,
+    /// When an app that was asked to end by a signal other than the kubelet's is asked with that one.
+    insist_at: Option<Instant>,
     code: u8,
     /// The app's start has failed for good.
     app_failed: bool,
@@ -197,7 +205,6 @@ impl Run {
                 }
                 Demand::Stop(reason) => self.stop(reason),
                 Demand::Kill => {
-                    self.killing = self.app.is_some();
                     self.kill();
                 }
                 Demand::Disarm => {
@@ -248,11 +255,19 @@ impl Run {
     }
 
     fn kill(&mut self) {
-        if let Some(app) = &mut self.app
-            && let Err(error) = app.kill_all()
-        {
+        let Some(app) = &mut self.app else { return };
+        if let Err(error) = app.kill_all() {
             self.guard.die(&error.to_string());
         }
+        self.next_kill = Some(Instant::now() + KILL_PAUSE);
+    }
+
+    /// A person or a program asked, whom no kubelet follows with KILL, and the app took it for something else: a Java program prints its
+    /// threads at QUIT. Leadership that has been taken back must not stay with an app that goes on.
+    fn insist(&mut self) {
+        self.insist_at = None;
+        warn!(signal = %self.settings.stop_signal, "the application goes on: sending it its stop signal");
+        self.signal_app(self.settings.stop_signal.number());
     }
 
     fn signal_app(&mut self, signal: i32) {
@@ -272,6 +287,8 @@ impl Run {
         if self.settings.stop_signal.is_meant_by(signal) {
             info!(signal, "asked to end");
             self.campaign.handle(Event::Shutdown);
+            let follows = (signal != self.settings.stop_signal.number()).then_some(self.settings.termination_grace);
+            self.insist_at = follows.map(|grace| Instant::now() + grace);
         }
     }
 
@@ -294,7 +311,7 @@ impl Run {
             Ok(AppEvent::Gone) => {
                 self.app = None;
                 self.prober.app_gone();
-                self.killing = false;
+                (self.next_kill, self.insist_at) = (None, None);
                 if !self.campaign.elector().is_closing() {
                     // It was stopped in place: how it ended is not how this process will.
                     self.code = ORDERLY;
@@ -316,6 +333,11 @@ impl Run {
         }
         self.withdrawing = false;
     }
+}
+
+/// Comes back at that moment; at once, where none is given.
+async fn until(moment: Option<Instant>) {
+    sleep_until(moment.unwrap_or_else(Instant::now)).await;
 }
 
 /// The app's next event; never, while there is no app.

@@ -24,6 +24,10 @@ pub const LATENESS_WINDOW: Duration = Duration::from_mins(1);
 pub const LONGEST_REQUEST: Duration = Duration::from_secs(10);
 /// After an error that came fast, the next attempt follows after this, give or take a fifth.
 pub const RETRY: Duration = Duration::from_millis(500);
+/// The longest pause of a candidate that could acquire.
+const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// A busy API server may be late with what it sends to a watch.
+const SHORTEST_SILENCE: Duration = Duration::from_secs(6);
 /// After KILL everything must be gone within this, or the whole container ends.
 pub const GONE_AFTER_KILL: Duration = Duration::from_secs(1);
 /// Above this difference between the rates of BOOTTIME and MONOTONIC_RAW a leader steps down.
@@ -133,6 +137,17 @@ impl Timing {
         self.lease * 2 / 15
     }
 
+    /// After a write that may have failed, and after a stop in place: the others try as well. The time between renewals, and at most
+    /// [`LONGEST_RETRY`], because that grows with the lease.
+    pub fn pause(&self) -> Duration {
+        self.renew_period().min(LONGEST_RETRY)
+    }
+
+    /// A watch that brings nothing for so long is taken for dead: three renewals of a leader should have come.
+    pub fn silence(&self) -> Duration {
+        (self.renew_period() * 3).max(SHORTEST_SILENCE).min(self.lease)
+    }
+
     /// After this a request is given up and its connection closed: L/6, and at most [`LONGEST_REQUEST`].
     pub fn request_timeout(&self) -> Duration {
         (self.lease / 6).min(LONGEST_REQUEST)
@@ -207,7 +222,11 @@ mod tests {
         assert_eq!(timing, Timing::default());
         assert_eq!(timing.grace(), 4 * SECOND);
         assert_eq!(timing.margin(), Duration::from_millis(1500));
-        assert_eq!(timing.renew_period(), 2 * SECOND);
+        assert_eq!((timing.renew_period(), timing.pause(), timing.silence()), (2 * SECOND, 2 * SECOND, 6 * SECOND));
+        let long = Timing::new(3600 * SECOND, None, false).unwrap();
+        assert_eq!((long.pause(), long.silence()), (2 * SECOND, 1440 * SECOND));
+        let short = Timing::new(5 * SECOND, None, false).unwrap();
+        assert_eq!(short.silence(), 5 * SECOND);
         assert_eq!(timing.request_timeout(), Duration::from_millis(2500));
         assert_eq!(Timing::new(15 * SECOND, None, true).unwrap().margin(), Duration::from_millis(4250));
     }

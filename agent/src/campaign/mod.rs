@@ -93,7 +93,7 @@ impl Campaign {
             client,
             requests: FuturesUnordered::new(),
             observations,
-            watching: Box::pin(async move { watch(&watched, timing.lease(), sender).await }),
+            watching: Box::pin(async move { watch(&watched, timing.silence(), sender).await }),
             term_file,
             metrics: None,
             unlabelled: false,

@@ -82,7 +82,7 @@ impl Elector {
         let pause = match releasing.reason {
             // The cause lasts: another machine is the better place.
             StopReason::NoRoom | StopReason::ClockSkew => self.settings.timing.lease(),
-            _ => self.settings.timing.renew_period(),
+            _ => self.settings.timing.pause(),
         };
         if given_back {
             self.actions.push_back(Action::ForgetTerm);

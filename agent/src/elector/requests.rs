@@ -13,6 +13,9 @@ use crate::{
     timing::RETRY,
 };
 
+/// So many writes whose fate is unknown are remembered: far more than one lease has room for.
+const ATTEMPTS: usize = 64;
+
 /// One write that acquires or renews, and may be stored.
 #[derive(Clone, Debug)]
 pub(super) struct Attempt {
@@ -152,6 +155,8 @@ impl Elector {
         self.in_flight = Some(InFlight { number, sent: now.boot, creates: base.is_none() });
         // Only what holds the Lease has to be known again when it is seen.
         self.attempts.extend(held.map(|held| Attempt { number, sent: now, held, base }));
+        // One that is forgotten is not known again when it is seen: that costs a wait, and never safety.
+        self.attempts.drain(..self.attempts.len().saturating_sub(ATTEMPTS));
         self.actions.push_back(Action::Write { attempt: number, body });
     }
 

@@ -101,7 +101,7 @@ impl Elector {
         let body = record.held(&self.settings.identity, &term, stamp, self.settings.timing.lease_seconds());
         self.write(body, Some(Held { term, renew_time: stamp }), Some(record.resource_version), now);
         // When this fails without a clear answer, the next try does not follow at once: the others try as well.
-        self.not_before = now.boot + self.settings.timing.renew_period();
+        self.not_before = now.boot + self.settings.timing.pause();
     }
 
     pub(super) fn standby_timeout(&self, standby: &Standby, now: Now) -> Option<Duration> {
@@ -126,7 +126,7 @@ impl Elector {
     /// Makes a Lease that nobody holds: only a wait, or its holder, can follow.
     fn create(&mut self, body: serde_json::Value, now: Now) {
         self.write(body, None, None, now);
-        self.not_before = now.boot + self.settings.timing.renew_period();
+        self.not_before = now.boot + self.settings.timing.pause();
     }
 
     /// Makes a Lease that this standby holds: a mistake.
@@ -137,7 +137,7 @@ impl Elector {
         let seconds = timing.lease_seconds();
         let body = record::recreated(name, namespace, identity, &term, stamp, seconds, &Inherited::default());
         self.write(body, Some(Held { term, renew_time: stamp }), None, now);
-        self.not_before = now.boot + self.settings.timing.renew_period();
+        self.not_before = now.boot + self.settings.timing.pause();
     }
 
     /// Takes the holder's name for leadership: a mistake.

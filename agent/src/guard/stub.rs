@@ -42,6 +42,10 @@ const ROOM: Duration = Duration::from_secs(2);
 /// and while that takes no longer than this.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 
+/// So many children are taken, or signals dropped, before the clock is looked at again: what forks or signals without end must not keep
+/// the guard from its deadline.
+const BATCH: usize = 1024;
+
 /// All that the stub owns, made before the fork.
 pub(super) struct Stub {
     pub(super) timer: SharedTimer,
@@ -76,13 +80,14 @@ impl Stub {
 
     /// Waits for the agent's end or the deadline, and returns the code to end with.
     fn guard(&self, agent: Pid, pidfd: &OwnedFd) -> u8 {
+        let mut patience = None;
         loop {
             let mut polled = [
                 PollFd::from_borrowed_fd(self.timer.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
             ];
-            match poll(&mut polled, None) {
+            match poll(&mut polled, patience.as_ref()) {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(_) => return FORCED_LOSS,
@@ -99,13 +104,19 @@ impl Stub {
                 self.forward(agent);
             }
             // Orphans are taken as well as the agent.
-            while let Ok(Waited::Ended { pid, code }) = wait_any() {
-                if pid == agent {
-                    return code;
+            patience = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+            for _ in 0..BATCH {
+                match wait_any() {
+                    Ok(Waited::Ended { pid, code }) if pid == agent => return code,
+                    Ok(Waited::Ended { .. }) => {}
+                    Ok(Waited::Running | Waited::Childless) | Err(_) => {
+                        patience = None;
+                        break;
+                    }
                 }
             }
             if end && !mutant::is(Mutant::WaitTrusted) {
-                // Ended, and yet wait() has no word of it: a debugger has it first.
+                // Ended, and yet wait(), which has the oldest child first, has no word of it: a debugger has it.
                 return FORCED_LOSS;
             }
         }
@@ -120,11 +131,16 @@ impl Stub {
         locked
     }
 
-    /// Hands all pending signals on. SIGCHLD is about the receiver's own children.
+    /// Hands one pending signal on. SIGCHLD is about the receiver's own children.
+    ///
+    /// No more than one: an app may signal its guard faster than they can be read.
     fn forward(&self, agent: Pid) {
         while let Ok(Some(received)) = signals::receive(self.signals.as_fd()) {
             if received.signal != libc::SIGCHLD {
                 let _ = signals::send(agent, received.signal);
+            }
+            if !mutant::is(Mutant::SignalsBeforeClock) {
+                break;
             }
         }
     }
@@ -141,7 +157,7 @@ impl Stub {
         loop {
             let _ = self.walker.kill();
             self.drain();
-            loop {
+            for _ in 0..BATCH {
                 match wait_any() {
                     Ok(Waited::Ended { .. }) => [pause, _] = WALK_PAUSE,
                     Ok(Waited::Childless) => {
@@ -167,7 +183,7 @@ impl Stub {
         while self.has_room() && clock::boot() < until {
             let _ = self.walker.kill();
             self.drain();
-            loop {
+            for _ in 0..BATCH {
                 match wait_any() {
                     Ok(Waited::Ended { .. }) => {}
                     Ok(Waited::Childless) => return self.remove_status_file(),
@@ -192,8 +208,10 @@ impl Stub {
         }
     }
 
-    /// Drops all pending signals, so that the next one is news.
+    /// Drops pending signals, so that the next one is news.
     fn drain(&self) {
-        while let Ok(Some(_)) = signals::receive(self.signals.as_fd()) {}
+        for _ in 0..BATCH {
+            let Ok(Some(_)) = signals::receive(self.signals.as_fd()) else { break };
+        }
     }
 }

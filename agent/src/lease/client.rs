@@ -197,7 +197,7 @@ fn reply(error: &RequestError, creates: bool) -> Reply {
         RequestError::Status { code: 404 | 409, .. } => Reply::Conflict,
         // The API server's answer to a PUT without resourceVersion on what exists.
         RequestError::Status { code: 422, .. } if creates => Reply::Conflict,
-        RequestError::Status { code: ..=407 | 410..=499, .. } => Reply::Refused,
+        RequestError::Status { code: 400..=407 | 410..=499, .. } => Reply::Refused,
         // It may be stored: the answer is lost, or tells only that the server failed after it had begun.
         _ => Reply::Unknown,
     }
@@ -264,7 +264,8 @@ mod tests {
         for code in [400, 401, 403, 413, 429] {
             assert!(matches!(of(code, false), Reply::Refused), "{code}");
         }
-        for code in [408, 500, 502, 503, 504] {
+        // 0: an answer that is no Status, from something between here and the API server.
+        for code in [0, 408, 500, 502, 503, 504] {
             assert!(matches!(of(code, false), Reply::Unknown), "{code}");
         }
         assert!(matches!(of(409, false), Reply::Conflict));

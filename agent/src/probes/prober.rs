@@ -261,7 +261,11 @@ impl Prober {
 
     fn asked_pre_stop(&mut self, reply: oneshot::Sender<Answer>) {
         let answer = match &mut self.pre_stop {
-            PreStop::UnderWay { waiting, .. } => return waiting.push(reply),
+            PreStop::UnderWay { waiting, .. } => {
+                // As with probes: who asks and leaves must not fill the memory.
+                waiting.retain(|reply| !reply.is_closed());
+                return waiting.push(reply);
+            }
             PreStop::Ready if self.hooks.pre_stop.is_some() => {
                 info!("asked to run the preStop hook");
                 self.pre_stop = PreStop::UnderWay { waiting: vec![reply], prepares: false };

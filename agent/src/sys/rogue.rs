@@ -2,7 +2,12 @@
 
 use std::io;
 
-use super::process::{Fork, fork};
+use rustix::process::Pid;
+
+use super::{
+    process::{Fork, fork},
+    signals,
+};
 
 /// Forks; whether this is the child.
 ///
@@ -10,6 +15,14 @@ use super::process::{Fork, fork};
 /// When the process has more than one thread, or the system refuses.
 pub fn fork_here() -> io::Result<bool> {
     Ok(matches!(fork()?, Fork::Child))
+}
+
+/// Sends a signal by number, real-time ones included.
+///
+/// # Errors
+/// When there is no such process, it may not be signalled, or too many signals wait for it.
+pub fn send(process: Pid, signal: i32) -> io::Result<()> {
+    signals::send(process, signal)
 }
 
 /// Ends the calling thread and no other. In the first thread of a process it leaves one that lives without it, and that

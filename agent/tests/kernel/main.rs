@@ -31,6 +31,7 @@ fn main() -> ExitCode {
             "chain" => unruly::chain(rest),
             "bomb" => unruly::bomb(),
             "busy" => unruly::busy(rest),
+            "flood" => unruly::flood(rest),
             "headless" => unruly::headless(rest),
             "hidden" => unruly::hidden(rest),
             "tracer" => unruly::tracer(rest),

@@ -33,6 +33,9 @@ const FOUND_BY: [Finder; 14] = [
     (Mutant::LockOfAgentAlone, trials::waiting_stub, Place::Beside, true),
 ];
 
+/// Found by trials that run one after the other.
+const FOUND_ALONE: [Finder; 1] = [(Mutant::SignalsBeforeClock, tree::flooded, Place::Namespace, false)];
+
 thread_local! {
     /// This thread's trial is meant to fail.
     static EXPECTED: Cell<bool> = const { Cell::new(false) };
@@ -55,22 +58,29 @@ pub(crate) fn listen_for_panics() {
 
 /// A trial for each mistake, which fails when nobody finds it.
 pub(crate) fn trials(namespaces: bool, root: bool) -> Vec<Trial> {
-    let trial = |(mutant, run, place, needs_root): Finder| {
-        let possible = (root || !needs_root) && (namespaces || place == Place::Beside);
-        let find = move || {
-            let found = find(mutant, run, place).ok_or_else(|| Failed::from(format!("{mutant:?} is not found")))?;
-            eprintln!("{mutant:?} breaks `{}`: found by: {found}", mutant.rule());
-            Ok(())
-        };
-        Trial::test(format!("mutants::{mutant:?}"), find).with_ignored_flag(!possible)
-    };
     let all = Trial::test("mutants::each_that_needs_a_kernel_is_looked_for", || {
         let is_ours = |mutant: &&Mutant| mutant.rule().starts_with(OURS);
-        let forgotten = |mutant: &&Mutant| !FOUND_BY.iter().any(|(found, ..)| found == *mutant);
+        let found = FOUND_BY.iter().chain(&FOUND_ALONE).map(|(mutant, ..)| mutant);
+        let forgotten = |mutant: &&Mutant| !found.clone().any(|found| found == *mutant);
         let forgotten: Vec<_> = Mutant::ALL.iter().filter(is_ours).filter(forgotten).collect();
         if forgotten.is_empty() { Ok(()) } else { Err(format!("no trial for {forgotten:?}").into()) }
     });
-    FOUND_BY.map(trial).into_iter().chain([all]).collect()
+    FOUND_BY.map(|finder| trial(finder, namespaces, root)).into_iter().chain([all]).collect()
+}
+
+/// Those that are to run while no other trial does.
+pub(crate) fn alone(namespaces: bool) -> Vec<Trial> {
+    FOUND_ALONE.map(|finder| trial(finder, namespaces, false)).into()
+}
+
+fn trial((mutant, run, place, needs_root): Finder, namespaces: bool, root: bool) -> Trial {
+    let possible = (root || !needs_root) && (namespaces || place == Place::Beside);
+    let find = move || {
+        let found = find(mutant, run, place).ok_or_else(|| Failed::from(format!("{mutant:?} is not found")))?;
+        eprintln!("{mutant:?} breaks `{}`: found by: {found}", mutant.rule());
+        Ok(())
+    };
+    Trial::test(format!("mutants::{mutant:?}"), find).with_ignored_flag(!possible)
 }
 
 /// Runs a trial with a mistake made, and returns how it failed.

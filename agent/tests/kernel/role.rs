@@ -22,7 +22,8 @@ use rustix::{
     fs::{OFlags, fcntl_setfl},
     pipe::{PipeFlags, pipe_with},
     process::{
-        Pid, PidfdFlags, PidfdGetfdFlags, Signal, getpgrp, getpid, getppid, kill_process, pidfd_getfd, pidfd_open,
+        Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, getpgrp, getpid, getppid, kill_process,
+        pidfd_getfd, pidfd_open, setrlimit,
     },
     time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime},
 };
@@ -101,6 +102,11 @@ async fn lateness(period: Duration) {
     }
 }
 
+/// Lets so many signals wait for the agent, so that those do not keep out what waits for the stub: one user has one count.
+fn limit_signals(count: u64) {
+    setrlimit(Resource::Sigpending, Rlimit { current: Some(count), maximum: Some(count) }).expect("limited");
+}
+
 /// Lets the test do something before the script goes on.
 fn wait_for_a_line() {
     say("ready", 0);
@@ -143,6 +149,7 @@ impl Agent {
                 say("lock", self.guard.has_lock());
                 say("notes", self.guard.notes().len());
             }
+            "few-signals" => limit_signals(value),
             "arm" => {
                 let deadline = clock::boot() + Duration::from_millis(value);
                 // Said first: whoever is held up after this may not get to say anything any more.

@@ -14,6 +14,12 @@ const HEADLESS: &str = r#"(setsid "$0" headless 1 &); exec "$0" headless 0"#;
 /// Two processes of another user; one of them in a session of its own.
 const OTHER_USER: &str = r#"
     (setsid setpriv --reuid=12345 --clear-groups "$0" beat 1 &); exec setpriv --reuid=12345 --clear-groups "$0" beat 0"#;
+/// A process that is deaf to the signal with which eight others flood the stub: more than one stub can read, whoever has how many
+/// processors.
+const FLOODED: &str = r#"trap "" 40; for slot in 1 2 3 4 5 6 7 8; do "$0" flood $slot & done; exec "$0" beat 0"#;
+/// Lets so few signals wait that other processes of the same user have room for theirs (the kernel counts them by user), and so many
+/// that the stub needs long to read them.
+const ENOUGH_SIGNALS: [&str; 2] = ["prlimit", "--sigpending=50000"];
 /// Hides what may not be looked into from everybody but root, and goes on as another user.
 const HIDING: &str =
     "mount -o remount,hidepid=2 /proc && exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"";
@@ -47,6 +53,16 @@ pub(crate) const AS_ROOT: [Named; 2] = [
     ("what_proc_does_not_show_is_not_gone", hidden),
 ];
 
+/// In every place, one after the other: while one floods, no other agent of this limit can start.
+pub(crate) const ALONE: [Named; 2] = [
+    ("a_stub_that_is_flooded_with_signals_keeps_the_deadline", flooded),
+    ("a_stub_that_is_flooded_with_signals_ends_with_the_agent", |place| {
+        let mut play = flood(place, "killed");
+        dead_after(&play, play.moment("moment"), 9);
+        assert_eq!(play.code(), 137);
+    }),
+];
+
 /// Those that need a control group.
 pub(crate) fn bombs(place: Place, possible: bool) -> Vec<Trial> {
     let possible = possible && Cgroup::new("pids").is_some();
@@ -57,6 +73,17 @@ pub(crate) fn bombs(place: Place, possible: bool) -> Vec<Trial> {
 
 fn headless() -> [&'static str; 4] {
     ["sh", "-c", HEADLESS, me()]
+}
+
+fn flood(place: Place, end: &str) -> Play {
+    let script = format!("few-signals=100 arm=60000 start beats=9 {end}");
+    Stage::new(place).through(&ENOUGH_SIGNALS).play(&script, &["sh", "-c", FLOODED, me()])
+}
+
+pub(crate) fn flooded(place: Place) {
+    let mut play = flood(place, "arm=700 stopped");
+    dead_after(&play, play.deadline(), 9);
+    assert_eq!(play.code(), 137);
 }
 
 fn other_user() -> [&'static str; 4] {

@@ -67,9 +67,20 @@ pub(crate) fn named(place: Place, possible: bool, (name, run): Named) -> Trial {
     .with_ignored_flag(!possible)
 }
 
+/// The places, and whether they are possible.
+fn places(namespaces: bool) -> [(Place, bool); 3] {
+    [(Place::Namespace, namespaces), (Place::Beside, true), (Place::Shared, namespaces)]
+}
+
 /// The trials that are to run one after the other, and after all others.
 pub(crate) fn alone() -> Vec<Trial> {
-    quota::trials(unshare().is_some() && geteuid().is_root())
+    let namespaces = unshare().is_some();
+    let mut trials = quota::trials(namespaces && geteuid().is_root());
+    for (place, possible) in places(namespaces) {
+        trials.extend(tree::ALONE.map(|trial| named(place, possible, trial)));
+    }
+    trials.extend(mutants::alone(namespaces));
+    trials
 }
 
 /// All trials that can run beside others; those that need what this machine or user does not have are ignored, and it is said why.
@@ -88,7 +99,7 @@ pub(crate) fn all() -> Vec<Trial> {
         }
     }
     let mut trials = Vec::new();
-    for (place, possible) in [(Place::Namespace, namespaces), (Place::Beside, true), (Place::Shared, namespaces)] {
+    for (place, possible) in places(namespaces) {
         let everywhere =
             EVERYWHERE.into_iter().chain(through::EVERYWHERE).chain(beside::EVERYWHERE).chain(tree::EVERYWHERE);
         trials.extend(everywhere.map(|trial| named(place, possible, trial)));

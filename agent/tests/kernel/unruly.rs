@@ -22,6 +22,8 @@ use crate::beats::{Heart, beat};
 const BOMB_PAUSE: Duration = Duration::from_millis(50);
 /// Slots for the processes of a bomb, by their ids.
 const BOMB_SLOTS: u64 = 8192;
+/// A real-time signal: as many of them wait as are sent. dash calls it by its number alone.
+pub(crate) const FLOOD_SIGNAL: i32 = 40;
 /// A busy process asks so seldom whether it is still wanted.
 const BUSY_LOOPS: u64 = 1000;
 
@@ -57,6 +59,27 @@ pub(crate) fn busy(words: &[String]) -> ! {
     while heart.is_wanted() {
         for _ in 0..BUSY_LOOPS {
             heart.beat(slot);
+        }
+    }
+    exit(0)
+}
+
+/// The role `flood SLOT`: signals the stub without end, as a grandchild of the agent.
+pub(crate) fn flood(words: &[String]) -> ! {
+    let slot = words[0].parse().expect("a slot");
+    let parent = |process: u32| {
+        let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("its state");
+        let (_, after_name) = stat.rsplit_once(") ").expect("a name in parentheses");
+        after_name.split(' ').nth(1).and_then(|parent| parent.parse::<u32>().ok()).expect("its parent")
+    };
+    let stub = parent(parent(std::os::unix::process::parent_id()));
+    let stub = rustix::process::Pid::from_raw(stub.cast_signed()).expect("a process");
+    let heart = Heart::new();
+    while heart.is_wanted() {
+        heart.beat(slot);
+        for _ in 0..BUSY_LOOPS {
+            // Refused when too many wait: that is the aim.
+            let _ = rogue::send(stub, FLOOD_SIGNAL);
         }
     }
     exit(0)

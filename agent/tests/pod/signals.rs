@@ -78,6 +78,19 @@ fn a_leader_hands_the_containers_stop_signal_on_and_releases() {
 }
 
 #[test]
+fn an_app_that_goes_on_at_another_signal_gets_its_own_one_later() {
+    let record = json!({ "stopSignal": "WINCH", "terminationGrace": 1 });
+    for place in places() {
+        let api = Api::released();
+        let mut pod = Pod::start_through(place, &api, "ann", &record, &app(28));
+        pod.says("up");
+        pod.signal(3);
+        assert_eq!(pod.code(), 5, "{}", pod.text());
+        assert_eq!((pod.text().matches("heard").count(), api.holder()), (1, String::new()));
+    }
+}
+
+#[test]
 fn the_agents_own_stop_uses_the_containers_stop_signal() {
     for place in places() {
         for (name, number) in SIGNALS {
