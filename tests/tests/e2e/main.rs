@@ -12,6 +12,7 @@ mod figures;
 mod interoperability;
 mod kinds;
 mod library;
+mod local_api;
 mod matrix;
 mod moves;
 mod probes;
