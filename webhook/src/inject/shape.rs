@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Refusal, root::Root};
+use super::{Refusal, handlers, root::Root};
 
 const LIST: &str = "a list";
 const MAP: &str = "a map";
@@ -34,6 +34,7 @@ pub(super) fn check(template: &Value, root: Root) -> Result<(), Refusal> {
             for key in ["command", "args"] {
                 optional(&container[key], &format!("{path}.{key}"), texts)?;
             }
+            handlers::timing(container, &path)?;
         }
     }
     if spec["containers"].as_array().is_none_or(Vec::is_empty) {

@@ -16,6 +16,7 @@ use super::{Refusal, json::set, options::Chosen, record::Record};
 
 pub(super) use canonical::canonical;
 pub(super) use managed::without_released;
+pub(super) use resolve::timing;
 pub(super) use restore::restore;
 
 const LIFECYCLE: &str = "lifecycle";

@@ -6,7 +6,7 @@ use leader_agent::names;
 use serde_json::{Map, Value, json};
 
 use super::{
-    EXEC, GRPC, HTTP_GET, Place, SLEEP, TCP_SOCKET, TIMING, Way,
+    EXEC, GRPC, HTTP_GET, PLACES, Place, SLEEP, TCP_SOCKET, TIMING, Way,
     canonical::{handler as canonical, is_default},
 };
 use crate::inject::{
@@ -51,7 +51,6 @@ pub(super) fn resolve(place: Place, chosen: Chosen<'_>) -> Result<Option<Value>,
     if place.is_probe {
         for field in TIMING {
             let Some(value) = holder.get(field) else { continue };
-            number(value, || format!("{path}.{field}"))?;
             if !is_default(field, value) {
                 ready[field] = value.clone();
             }
@@ -64,6 +63,17 @@ fn no_handler(place: Place, path: String, holder: &Map<String, Value>) -> Refusa
     let known = |key: &str| place.kinds().contains(&key) || place.is_probe && TIMING.contains(&key);
     let unknown = holder.keys().filter(|key| !known(key)).cloned().collect();
     Refusal::NoHandler { path, unknown, known: place.kinds() }
+}
+
+/// Checks the types of the fields of a container's probes beside their handlers.
+pub(in crate::inject) fn timing(container: &Value, path: &str) -> Result<(), Refusal> {
+    for place in PLACES.into_iter().filter(|place| place.is_probe) {
+        let probe = place.of(container);
+        for field in TIMING {
+            number(&probe[field], || format!("{}.{field}", place.path(path)))?;
+        }
+    }
+    Ok(())
 }
 
 /// Checks the types that the API gives a handler's fields. The API server has checked its objects; files come as they are.
