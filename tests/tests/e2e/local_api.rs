@@ -32,8 +32,10 @@ fn all_say(workload: &Workload<'_>, leader: &str) -> Result<()> {
                 ensure!(answer[only_while_leading].is_number() == leads, "{pod} says {answer}");
             }
             let figures = ask(workload, &pod, "metrics")?;
-            let line = format!("leader_agent_leading{{id=\"{}\"}} {}", workload.name, u8::from(leads));
-            ensure!(figures.lines().any(|said| said == line), "no line {line} of {pod} in\n{figures}");
+            let series = format!("leader_agent_leading{{id=\"{}\"}} ", workload.name);
+            let figure = figures.lines().find_map(|line| line.strip_prefix(&series));
+            let figure: f64 = figure.with_context(|| format!("no {series} of {pod} in\n{figures}"))?.parse()?;
+            ensure!((figure > 0.5) == leads, "{series}of {pod} is {figure}");
         }
         Ok(())
     })
