@@ -117,6 +117,14 @@ pub(super) fn without_record(error: Option<&String>) -> String {
     )
 }
 
+/// Another container stands first now.
+pub(super) fn stays(container: &str) -> String {
+    format!(
+        "`{container}` stays the container that runs on the leader only, although another one stands first now; {} names another one",
+        options::CONTAINER
+    )
+}
+
 /// The image may change under its name, and its entry point with it.
 pub(super) fn frozen(container: &str, image: &str) -> String {
     format!(

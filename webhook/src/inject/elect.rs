@@ -50,8 +50,16 @@ impl Case<'_> {
         let template = root.of_object(object);
         shape::check(template, root)?;
         if let Some(container) = self.wrapped_before() {
+            let advice = advice::stays(&container);
             let options = options.in_container(container);
-            return Case { options: &options, ..*self }.elect();
+            let mut decision = Case { options: &options, ..*self }.elect()?;
+            if let Decision::Done(outcome) = &mut decision
+                && self.is_read()
+                && outcome.election.as_ref().is_some_and(|election| election.injected_afresh)
+            {
+                outcome.warnings.push(advice);
+            }
+            return Ok(decision);
         }
         let live = self.old.and_then(|old| Live::of(old, root));
         let arriving = Record::of(template);
@@ -119,16 +127,25 @@ impl Case<'_> {
         Ok(Decision::Done(afresh))
     }
 
-    /// The container that an earlier review of the same pod chose, where nobody says which one it is: another webhook may have
-    /// put one of its own before it since.
+    /// The container that was chosen before, where nobody says which one it is and another one now stands before it: by an earlier review
+    /// of the same pod, which another webhook has put one of its own into since, or in the live template. Beside the pods of that one, in
+    /// which its app runs on the leader only, pods in which another container is wrapped would all run it.
     fn wrapped_before(&self) -> Option<String> {
-        let pod = Some(self.object).filter(|_| self.root == Root::Pod && self.options.container.is_none())?;
-        let stands = |wanted: &str| containers(pod).iter().any(|container| text(container, "name") == Some(wanted));
-        if annotation(pod, options::DEFAULT_CONTAINER).is_some_and(stands) {
+        if self.options.container.is_some() {
             return None;
         }
-        let record = Record::of(pod).ok().flatten().filter(|record| is_intact(pod, record))?;
-        Some(record.container)
+        let template = self.root.of_object(self.object);
+        let stands =
+            |wanted: &str| containers(template).iter().any(|container| text(container, "name") == Some(wanted));
+        if annotation(template, options::DEFAULT_CONTAINER).is_some_and(stands) {
+            return None;
+        }
+        let before = if self.root == Root::Pod { template } else { self.root.of_object(self.old?) };
+        let record = Record::of(before).ok().flatten().filter(|record| is_intact(before, record))?;
+        let is_first = containers(template).first().and_then(|first| text(first, "name")) == Some(&record.container);
+        let was_named = record.options.contains_key(options::CONTAINER.trim_start_matches(names::PREFIX));
+        let is_same = self.root == Root::Pod || record.id == self.options.id.as_str() && !was_named;
+        (is_same && !is_first && stands(&record.container)).then_some(record.container)
     }
 
     /// What the user wants the template to be. `record` is the arriving one, or the live object's.

@@ -133,6 +133,34 @@ fn what_stands_around_the_template_is_the_arriving_one() {
     assert_eq!(stored["metadata"], arriving["metadata"]);
 }
 
+/// In the pods of before `app` runs on the leader only: pods in which the new container is wrapped would all run it.
+#[test]
+fn a_container_that_is_put_before_the_wrapped_one_is_not_wrapped_in_its_place() {
+    let mut arriving = live();
+    let proxy = json!({"name": "proxy", "image": "registry.example/proxy:1", "command": ["/proxy"]});
+    let containers = arriving["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap();
+    containers.insert(0, proxy.clone());
+    let answer = review(&arriving, Some(&live())).unwrap();
+    let containers = &template(&answer.object)["spec"]["containers"];
+    assert_eq!(containers[0], proxy);
+    assert_eq!(containers[1]["command"], template(&live())["spec"]["containers"][0]["command"]);
+    assert!(answer.warnings.iter().any(|warning| warning.contains("`app` stays")), "{:?}", answer.warnings);
+
+    // From then on it is as it is, whatever is written.
+    let stored = defaulted(&answer.object);
+    let again = review(&stored, Some(&stored)).unwrap();
+    assert_eq!((&again.object, &again.warnings[..]), (&stored, &[][..]));
+    // Who says so gets another one, and who takes the wrapped one away does.
+    let mut named = stored.clone();
+    named["metadata"]["annotations"]["leader.io/container"] = "proxy".into();
+    let named = review(&named, Some(&stored)).unwrap().object;
+    assert_eq!(template(&named)["spec"]["containers"][1]["command"], plain()["spec"]["containers"][0]["command"]);
+    let mut without = stored.clone();
+    without["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap().pop();
+    let without = review(&without, Some(&stored)).unwrap().object;
+    assert_ne!(template(&without)["spec"]["containers"][0], proxy);
+}
+
 #[test]
 fn set_image_is_stored_with_an_init_container_of_ours() {
     let mut arriving = live();
