@@ -204,9 +204,7 @@ impl Run {
                     self.prober.prepare();
                 }
                 Demand::Stop(reason) => self.stop(reason),
-                Demand::Kill => {
-                    self.kill();
-                }
+                Demand::Kill => self.kill(),
                 Demand::Disarm => {
                     if let Err(error) = self.guard.disarm() {
                         self.guard.die(&error.to_string());
@@ -287,8 +285,10 @@ impl Run {
         if self.settings.stop_signal.is_meant_by(signal) {
             info!(signal, "asked to end");
             self.campaign.handle(Event::Shutdown);
-            let follows = (signal != self.settings.stop_signal.number()).then_some(self.settings.termination_grace);
-            self.insist_at = follows.map(|grace| Instant::now() + grace);
+            let is_other = signal != self.settings.stop_signal.number();
+            // From the first on: who sends QUIT again and again must not put it off.
+            self.insist_at =
+                is_other.then(|| self.insist_at.unwrap_or(Instant::now() + self.settings.termination_grace));
         }
     }
 

@@ -39,7 +39,8 @@ pub struct Status {
 pub struct Leading {
     /// The fencing token.
     pub token: u64,
-    /// Until when, without asking again, this holds unless the Lease is handed over, on the boot clock: the deadline by which the app would be dead.
+    /// Until when, without asking again, this holds unless the Lease is handed over, on the boot clock: the deadline by which the app
+    /// would be dead.
     pub believe_until: Duration,
 }
 

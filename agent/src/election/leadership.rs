@@ -49,7 +49,8 @@ impl Leadership {
         &self.identity
     }
 
-    /// Until when no other candidate can lead, unless this program gives the Lease back before, on `CLOCK_BOOTTIME` ([`crate::clock::boot`]); `None` when the term is over. Renewals move it.
+    /// Until when no other candidate can lead, unless this program gives the Lease back before, on `CLOCK_BOOTTIME`
+    /// ([`crate::clock::boot`]); `None` when the term is over. Renewals move it.
     pub fn believe_until(&self) -> Option<Duration> {
         match self.believe_until.load(Ordering::Acquire) {
             0 => None,

@@ -23,7 +23,7 @@ const BOMB_PAUSE: Duration = Duration::from_millis(50);
 /// Slots for the processes of a bomb, by their ids.
 const BOMB_SLOTS: u64 = 8192;
 /// A real-time signal: as many of them wait as are sent. dash calls it by its number alone.
-pub(crate) const FLOOD_SIGNAL: i32 = 40;
+const FLOOD_SIGNAL: i32 = 40;
 /// A busy process asks so seldom whether it is still wanted.
 const BUSY_LOOPS: u64 = 1000;
 

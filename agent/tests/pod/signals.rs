@@ -4,7 +4,10 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::{api::Api, pod::Pod};
+use crate::{
+    api::Api,
+    pod::{Pod, wait},
+};
 
 const SIGNALS: [(&str, i32); 3] = [("WINCH", 28), ("SIGINT", 2), ("SIGRTMIN+3", 37)];
 
@@ -88,6 +91,19 @@ fn an_app_that_goes_on_at_another_signal_gets_its_own_one_later() {
         assert_eq!(pod.code(), 5, "{}", pod.text());
         assert_eq!((pod.text().matches("heard").count(), api.holder()), (1, String::new()));
     }
+}
+
+#[test]
+fn who_sends_another_signal_again_and_again_does_not_put_its_own_one_off() {
+    let api = Api::released();
+    let record = json!({ "stopSignal": "WINCH", "terminationGrace": 1 });
+    let mut pod = Pod::start(&api, "ann", &record, &app(28));
+    pod.says("up");
+    wait("its own signal", || {
+        pod.signal(3);
+        pod.text().contains("heard")
+    });
+    assert_eq!(pod.code(), 5, "{}", pod.text());
 }
 
 #[test]
