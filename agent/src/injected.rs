@@ -1,11 +1,12 @@
 //! What the agent reads from the record of its injection. The webhook writes the record and keeps all of it; here are only the
 //! fields that a running pod needs.
 
-use std::num::NonZeroU16;
+use std::{collections::BTreeMap, num::NonZeroU16, path::PathBuf};
 
 use serde::Deserialize;
 
 use crate::{
+    mode::Mode,
     probes::spec::{Hooks, Probes},
     stop_signal::StopSignal,
 };
@@ -18,6 +19,11 @@ pub struct Injected {
     pub id: String,
     /// The wrapped container.
     pub container: String,
+    /// How the election concerns the app.
+    #[serde(default)]
+    pub mode: Mode,
+    /// Where the status file is, in the modes that have one.
+    pub status_file: Option<PathBuf>,
     /// L, e.g. `15s`.
     pub lease_duration: Option<String>,
     /// The stop grace, e.g. `4s`.
@@ -32,6 +38,27 @@ pub struct Injected {
     pub hooks: Option<Hooks>,
     /// The pod's `terminationGracePeriodSeconds`.
     pub termination_grace: Option<u32>,
+    /// Where the leader had better be, e.g. `zone=a`.
+    pub prefer: Option<String>,
+    /// For how long a leader may be unready before it gives leadership away, e.g. `30s`.
+    pub unhealthy_step_down: Option<String>,
+    /// The containers that run and stop with the app.
+    #[serde(default)]
+    pub follow: Vec<String>,
+    /// What those have to know, by their names.
+    #[serde(default)]
+    pub followers: BTreeMap<String, InjectedFollower>,
+    /// The template was made while pods without it ran the app: a Lease that is not there is one that was lost.
+    #[serde(default)]
+    pub born_under_turning_on: bool,
+}
+
+/// A container that runs and stops with the app.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct InjectedFollower {
+    /// Its stop signal, e.g. `SIGQUIT`.
+    pub stop_signal: Option<StopSignal>,
 }
 
 /// A record that cannot be read.
@@ -67,6 +94,10 @@ mod tests {
     fn a_record_of_the_first_version_has_none_of_the_later_fields() {
         let read = parse(|_| {}).unwrap();
         assert_eq!((read.stop_signal, read.port, read.probes, read.hooks), (None, None, None, None));
+        assert_eq!((read.prefer, read.unhealthy_step_down), (None, None));
+        assert_eq!((read.mode, read.status_file), (Mode::Run, None));
+        assert!(read.follow.is_empty() && read.followers.is_empty());
+        assert!(!read.born_under_turning_on);
     }
 
     #[test]
@@ -77,12 +108,14 @@ mod tests {
             record["probes"] = json!({ "liveness": { "exec": { "command": ["true"] }, "periodSeconds": 5 } });
             record["hooks"] = json!({ "preStop": { "sleep": { "seconds": 2 } } });
             record["terminationGrace"] = json!(60);
+            record["bornUnderTurningOn"] = json!(true);
         })
         .unwrap();
         assert_eq!(read.stop_signal.map(StopSignal::number), Some(37));
         assert_eq!((read.port, read.termination_grace), (NonZeroU16::new(9809), Some(60)));
         assert!(read.probes.is_some_and(|probes| probes.liveness.is_some() && probes.startup.is_none()));
         assert!(read.hooks.is_some_and(|hooks| hooks.pre_stop.is_some()));
+        assert!(read.born_under_turning_on);
     }
 
     #[test]
@@ -93,7 +126,8 @@ mod tests {
                 record["probes"]["readiness"]["httpGet"][key] = value;
             }
         };
-        let wrong: [(&str, Change); 8] = [
+        let wrong: [(&str, Change); 9] = [
+            ("mode: unknown variant `lead`", Box::new(|record| record["mode"] = json!("lead"))),
             ("stopSignal: `SIGNOTHING` is not a signal", Box::new(|record| record["stopSignal"] = json!("SIGNOTHING"))),
             ("port: invalid value: integer `70000`", Box::new(|record| record["port"] = json!(70_000))),
             ("probes.readiness.httpGet.port: invalid type", Box::new(http("port", json!("web")))),

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod cpu;
 pub mod election;
 pub mod elector;
+pub mod follow;
 pub mod guard;
 pub mod id;
 pub mod injected;
@@ -15,19 +16,24 @@ pub mod install;
 pub mod lease;
 pub mod log;
 pub mod metrics;
+pub mod mode;
 #[doc(hidden)]
 pub mod mutant;
 pub mod names;
 pub mod observe;
+pub mod preference;
 pub mod probes;
 pub mod program;
+pub mod ready;
 pub mod run;
 pub mod settings;
+pub mod slices;
 pub mod status_file;
 pub mod stop_signal;
 mod sys;
 pub mod term_file;
 pub mod timing;
+mod unverified;
 
 #[cfg(feature = "mutants")]
 #[doc(hidden)]

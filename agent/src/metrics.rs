@@ -28,12 +28,14 @@ const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 const RESULTS: [&str; 4] = ["stored", "conflict", "refused", "unknown"];
 
 /// Why the app is stopped, as the label `reason` says it.
-const REASONS: [StopReason; 7] = [
+const REASONS: [StopReason; 9] = [
     StopReason::Shutdown,
     StopReason::AppExited,
     StopReason::AppFailed,
     StopReason::RunningOut,
     StopReason::Hold,
+    StopReason::StepDown,
+    StopReason::Unready,
     StopReason::NoRoom,
     StopReason::ClockSkew,
 ];
@@ -117,6 +119,8 @@ fn name(reason: StopReason) -> &'static str {
         StopReason::AppFailed => "app_failed",
         StopReason::RunningOut => "running_out",
         StopReason::Hold => "hold",
+        StopReason::StepDown => "step_down",
+        StopReason::Unready => "unready",
         StopReason::NoRoom => "no_room",
         StopReason::ClockSkew => "clock_skew",
     }

@@ -105,6 +105,8 @@ mutants! {
     ReleasesAtStop: "electing 12",
     /// The Lease is released when the app's first process has ended.
     ReleasesAtExit: "electing 12",
+    /// A term that is taken up again only to be given back is released at once, whatever still runs beside the app.
+    ReclaimReleasedUnasked: "electing 12",
     /// Everything is dead at the end of the lease, without a margin.
     NoMargin: "killing: margin",
     /// The margin does not grow with the lateness of timers.
@@ -113,6 +115,10 @@ mutants! {
     StarvationIgnored: "killing: margin",
     /// The app gets no signal before it is killed at the deadline.
     NoStopSignal: "killing: stop before the deadline",
+    /// A stop that somebody asked for leaves the app no more time than a lease that is being lost.
+    PlannedStopHurried: "killing: stop before the deadline",
+    /// A lease that is being lost leaves the app as much time as a stop that somebody asked for.
+    LostLeaseLeisurely: "killing: stop before the deadline",
     /// The app is started, and then the deadline set.
     StartsUnarmed: "killing: armed before the start",
     /// The deadline is taken away when the app's first process has ended.
@@ -125,6 +131,32 @@ mutants! {
     OrphansLive: "killing: the whole tree",
     /// A leader that sees the hold goes on.
     HoldIgnored: "hold",
+    /// A Lease that was lost comes back without its hold.
+    HoldForgotten: "hold",
+    /// A leader that is asked to give leadership away goes on.
+    StepDownIgnored: "step-down",
+    /// A request is followed whatever term it is about.
+    AnyTermIsMeant: "step-down",
+    /// Leadership is given away while election is being turned on and nobody may take it.
+    GivenAwayToNobody: "step-down",
+    /// Who gave leadership away takes it again at once.
+    TakesBackAtOnce: "step-down",
+    /// A standby takes at once what is released for another one.
+    TransferIgnored: "transfer",
+    /// The one that a Lease is meant for takes it without a release proof.
+    TransferWithoutProof: "transfer",
+    /// What is released for one that is gone is left to it for a whole lease.
+    TransferHasNoEnd: "transfer",
+    /// A candidate in another place than the preferred one takes a released Lease at once.
+    PreferenceIgnored: "preference",
+    /// A candidate that lets nobody go first waits for less than the lease.
+    PreferenceShortensWait: "preference",
+    /// A leader that is not ready gives leadership away although nobody would take it.
+    UnreadyWithoutSuccessor: "unready",
+    /// A leader asks for a successor as soon as it is not ready.
+    UnreadyAtOnce: "unready",
+    /// A leader that is not ready does not wait after the last time that one gave leadership away for that.
+    UnreadyAgainAndAgain: "unready",
     /// A standby acquires while election is being turned on.
     TurningOnIgnored: "turning on",
     /// The app is started without a look at the timers.

@@ -16,6 +16,46 @@ pub const ADOPT: &str = "leader.io/adopt";
 pub const HOLD: &str = "leader.io/hold";
 /// The annotation of a Lease that keeps everyone from acquiring while pods without the agent still run the app.
 pub const TURNING_ON: &str = "leader.io/turning-on";
+/// The value of [`TURNING_ON`] on a Lease that comes back without anybody knowing what it said: the controller finds out.
+pub const TURNING_ON_UNKNOWN: &str = r#"{"*":{}}"#;
+/// The annotation of a Lease by which a person asks the holder of one term to give leadership away, once: the term, as [`RELEASED`]
+/// writes it. It says nothing to any other term, and the write that acquires the next one takes it off.
+pub const STEP_DOWN: &str = "leader.io/step-down";
+/// The annotation of a Lease that names who takes it first once it is released: a pod's name, or a whole identity. Alone it waits for the
+/// next release; with [`STEP_DOWN`] it is a transfer. The write that acquires the next term takes it off.
+pub const TRANSFER_TO: &str = "leader.io/transfer-to";
+/// The annotation of a Lease by which a leader whose app is not ready asks for a standby that would take over: its term, as
+/// [`RELEASED`] writes it. Written and taken off by agents.
+pub const SUCCESSOR_WANTED: &str = "leader.io/successor-wanted";
+/// The annotation of a Lease by which a standby answers [`SUCCESSOR_WANTED`]: its identity. Written and taken off by agents.
+pub const SUCCESSOR: &str = "leader.io/successor";
+/// The annotation of a Lease that names the last term that was given away because the app was not ready.
+pub const GIVEN_UP: &str = "leader.io/given-up";
+/// The annotation of a Lease by which `kubectl leader` says what a person asked for last, who that was and when, in JSON. Whoever may
+/// edit the Lease may write anything there: the API server's audit log is the proof.
+pub const STEERED: &str = "leader.io/steered";
+/// The annotation of a Lease by which its holder says since when its process runs: a time by the wall clock, and its identity, which
+/// tells it from what an earlier holder said. By it the controller knows whose end a container's end is.
+pub const AGENT_STARTED: &str = "leader.io/agent-started";
+/// The annotation of a Lease that names the EndpointSlices of its leader-only Services: a JSON list of names.
+pub const SLICES: &str = "leader.io/slices";
+
+/// The annotation of a workload: how election concerns the app.
+pub const MODE: &str = "leader.io/mode";
+/// The annotation of a workload: where the status file is, in the modes that have one.
+pub const STATUS_FILE: &str = "leader.io/status-file";
+/// Where the status file of a pod is when nobody says another place.
+pub const DEFAULT_STATUS_FILE: &str = "/leader-status/leader";
+/// The annotation of a workload: the containers that run and stop with the app.
+pub const FOLLOW: &str = "leader.io/follow";
+/// The annotation of a workload: where the leader had better be, e.g. `zone=a`.
+pub const PREFER: &str = "leader.io/prefer";
+/// The annotation of a workload: for how long a leader may be unready before it gives leadership away.
+pub const UNHEALTHY_STEP_DOWN: &str = "leader.io/unhealthy-step-down";
+/// The annotation of a Service that sends its traffic to the leader of an id.
+pub const LEADER_ONLY: &str = "leader.io/leader-only";
+/// The annotation of a leader-only Service that keeps its own selector.
+pub const SELECTOR: &str = "leader.io/selector";
 
 /// The injected init container.
 pub const INIT_CONTAINER: &str = "leader-agent";
@@ -87,6 +127,8 @@ pub mod env {
     pub const LEASE_DURATION: &str = "LEADER_LEASE_DURATION";
     /// How long the app may take after its stop signal when the lease is being lost, e.g. `4s`.
     pub const STOP_GRACE: &str = "LEADER_STOP_GRACE";
+    /// How long it may take for a stop that somebody asked for, e.g. `30s`.
+    pub const TERMINATION_GRACE: &str = "LEADER_TERMINATION_GRACE";
     /// The folder with the lock and the term file.
     pub const STATE_DIR: &str = "LEADER_STATE_DIR";
     /// The folder with `token`, `ca.crt` and `namespace`.
@@ -97,6 +139,16 @@ pub mod env {
     pub const POD_IP: &str = "LEADER_POD_IP";
     /// Where the agent says on the leader, and only there, that it leads.
     pub const STATUS_FILE: &str = "LEADER_STATUS_FILE";
+    /// Where the leader had better be, e.g. `zone=a`.
+    pub const PREFER: &str = "LEADER_PREFER";
+    /// For how long a leader may be unready before it gives leadership away, e.g. `30s`.
+    pub const UNHEALTHY_STEP_DOWN: &str = "LEADER_UNHEALTHY_STEP_DOWN";
+    /// The node of this pod: `spec.nodeName`.
+    pub const NODE: &str = "LEADER_NODE";
+    /// The zone of this pod: its label `topology.kubernetes.io/zone`, which Kubernetes 1.35 and later copies from the node.
+    pub const ZONE: &str = "LEADER_ZONE";
+    /// The region of this pod: its label `topology.kubernetes.io/region`, likewise.
+    pub const REGION: &str = "LEADER_REGION";
     /// Given to the app: the resourceVersion of the write that acquired the Lease.
     pub const FENCING_TOKEN: &str = "LEADER_FENCING_TOKEN";
 
@@ -105,7 +157,7 @@ pub mod env {
     /// What injection sets where it is needed, after [`INJECTED`].
     pub const OPTIONAL: [&str; 1] = [POD_IP];
     /// All that the agent reads, and takes out of the app's environment.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 21] = [
         RECORD,
         ID,
         NAMESPACE,
@@ -116,10 +168,16 @@ pub mod env {
         IDENTITY,
         LEASE_DURATION,
         STOP_GRACE,
+        TERMINATION_GRACE,
         STATE_DIR,
         CREDENTIALS_DIR,
         LOG,
         STATUS_FILE,
+        PREFER,
+        UNHEALTHY_STEP_DOWN,
+        NODE,
+        ZONE,
+        REGION,
         FENCING_TOKEN,
     ];
 }

@@ -7,11 +7,18 @@ use clap::{CommandFactory, Parser, error::ErrorKind};
 use crate::{
     ask::ask as ask_agent,
     cpu,
+    follow::{
+        follower::{follow, make_folder},
+        settings::FollowSettings,
+    },
     guard::{self, Guard, GuardOptions, HeldSignals, START_FAILED},
     install::install,
-    log, names,
+    log,
+    mode::Mode,
+    names,
     observe::{ObserveArguments, observe},
     probes::interface::Question,
+    ready::ready,
     run::{self, RunError},
     settings::{Arguments, Command, HookName, RunArguments, outside_identity},
 };
@@ -53,12 +60,21 @@ fn ask(state_dir: &Path, question: Question) -> ExitCode {
 }
 
 fn run_guarded(arguments: RunArguments, held: HeldSignals) -> ExitCode {
+    match arguments.follows(cpu::is_starved()) {
+        Ok(Some(settings)) => return follow_guarded(settings, held),
+        Ok(None) => {}
+        Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
+    }
     let settings = match arguments.resolve(cpu::is_starved(), outside_identity) {
         Ok(settings) => settings,
         Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     let options = GuardOptions { state_dir: settings.state_dir.clone(), status_file: settings.status_file.clone() };
-    guarded(&options, held, |guard| run::run(settings, guard))
+    if settings.mode == Mode::Ready {
+        guarded(&options, held, |guard| ready(settings, guard))
+    } else {
+        guarded(&options, held, |guard| run::run(settings, guard))
+    }
 }
 
 fn observe_guarded(arguments: ObserveArguments, held: HeldSignals) -> ExitCode {
@@ -69,6 +85,13 @@ fn observe_guarded(arguments: ObserveArguments, held: HeldSignals) -> ExitCode {
     };
     let options = GuardOptions { state_dir: None, status_file: Some(settings.status_file.clone()) };
     guarded(&options, held, |guard| observe(settings, guard))
+}
+
+fn follow_guarded(settings: FollowSettings, held: HeldSignals) -> ExitCode {
+    // Where there can be none, the guard says that there is no lock.
+    let _ = make_folder(&settings.own);
+    let options = GuardOptions { state_dir: Some(settings.own.clone()), status_file: None };
+    guarded(&options, held, |guard| follow(settings, guard))
 }
 
 /// Does `work` in the agent. From here on there are two processes: the first one stays behind as the stub.

@@ -15,9 +15,10 @@ use crate::{
     app::{App, AppEvent, SignalError},
     campaign::{Campaign, Demand},
     elector::{Event, Settings, StopReason},
+    follow::leader::{Followers, FollowersError},
     guard::{Guard, Signals},
     lease::{client::LeaseClient, credentials},
-    names::env,
+    names::{self, env},
     probes::{
         connect::Target,
         interface::Order,
@@ -26,6 +27,7 @@ use crate::{
         server::{Server, ServerError},
     },
     settings::RunSettings,
+    slices::{Slices, place::Place},
     status_file::{StatusFile, StatusFileError},
     term_file::{self, TermFile},
 };
@@ -49,6 +51,9 @@ pub enum RunError {
     /// The kubelet cannot be answered.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// Followers cannot be told anything.
+    #[error(transparent)]
+    Followers(#[from] FollowersError),
     /// The status file cannot be kept.
     #[error(transparent)]
     StatusFile(#[from] StatusFileError),
@@ -65,6 +70,9 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
     let namespace = settings.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
     let timing = settings.timing;
     let client = LeaseClient::new(config, &namespace, &settings.id, timing.request_timeout());
+    let place =
+        || Place::find(&namespace, &settings.identity, settings.credentials_dir.as_deref(), settings.pod_ip.as_deref());
+    let slices = Slices::new(client.another(), namespace.clone(), settings.reclaims.then(place).flatten());
     for note in guard.notes() {
         warn!("{note}");
     }
@@ -78,7 +86,11 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         timing,
         seed: fastrand::u64(..),
         preparation: settings.hooks.pre_stop.as_ref().map_or(Duration::ZERO, |_| settings.termination_grace),
+        stop_time: settings.termination_grace,
         reclaim: reclaim_dir.and_then(term_file::read),
+        born_under_turning_on: settings.born_under_turning_on,
+        yields: settings.yields,
+        unhealthy_step_down: settings.unhealthy_step_down,
     };
     let named = Candidate {
         id: candidate.name.clone(),
@@ -86,6 +98,7 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         identity: candidate.identity.clone(),
     };
     let status_file = settings.status_file.as_deref().map(|path| StatusFile::new(path, &settings.name)).transpose()?;
+    let followers = Followers::new(settings.follow.clone(), settings.state_dir.as_deref(), timing.lease())?;
     let publisher = Publisher::new(&named, status_file);
     let mut campaign = Campaign::new(client, candidate, reclaim_dir.and_then(open_term_file));
     campaign.count_in(Arc::clone(publisher.metrics()));
@@ -102,8 +115,12 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
         ),
         publisher,
         campaign,
+        slices,
+        followers,
         guard,
         app: None,
+        app_is_gone: false,
+        exits_at: None,
         withdrawing: false,
         next_kill: None,
         insist_at: None,
@@ -122,8 +139,11 @@ pub async fn run(settings: RunSettings, guard: Guard) -> Result<(Guard, u8), Run
             event = next_app_event(&mut run.app) => run.app_event(event),
             () = until(run.next_kill), if run.next_kill.is_some() => run.kill(),
             () = until(run.insist_at), if run.insist_at.is_some() => run.insist(),
+            () = until(run.exits_at), if run.exits_at.is_some() => run.exited(),
             done = run.publisher.withdrawn(), if run.withdrawing => run.withdrawn(done),
             () = run.campaign.turn(wake) => {}
+            () = run.followers.turn() => run.followers_turned(),
+            () = run.slices.turn() => {}
             // Last: an app that answers without end uses up all that tokio lets a task do in one go, the clock's part as well.
             () = run.prober.turn() => {}
         }
@@ -141,6 +161,10 @@ struct Run {
     withdrawing: bool,
     /// While everything is being killed in place: when what is left is killed again.
     next_kill: Option<Instant>,
+    /// Nothing of the app is left, and perhaps something of its followers.
+    app_is_gone: bool,
+    /// The app's first process has ended by itself, and until then its followers may do so as well.
+    exits_at: Option<Instant>,
     /// When an app that was asked to end by a signal other than the kubelet's is asked with that one.
     insist_at: Option<Instant>,
     code: u8,
@@ -148,6 +172,10 @@ struct Run {
     app_failed: bool,
     prober: Prober,
     publisher: Publisher,
+    /// Where traffic to the leader is sent.
+    slices: Slices,
+    /// What runs and stops with the app.
+    followers: Followers,
 }
 
 impl Run {
@@ -169,6 +197,9 @@ impl Run {
             }
         }
         self.publisher.refresh(self.campaign.elector());
+        self.slices.named(self.campaign.elector().annotation(names::SLICES));
+        self.prober.follow_readiness(self.slices.are_there());
+        self.slices.aim(self.prober.traffic());
         None
     }
 
@@ -185,18 +216,23 @@ impl Run {
                 self.app_failed = true;
                 self.campaign.handle(Event::AppFailed);
             }
+            Order::Ready(ready) => self.campaign.handle(Event::Ready(ready)),
             Order::Prepared => self.campaign.handle(Event::Prepared),
         }
     }
 
     /// What the election asks for; the code when it asks to end.
     fn carry_out_demands(&mut self) -> Option<u8> {
-        while let Some(demand) = self.campaign.poll() {
+        // Once a file may say more than is true, what follows waits for it.
+        while !self.withdrawing
+            && let Some(demand) = self.campaign.poll()
+        {
             match demand {
                 Demand::Arm(deadline) => {
                     if let Err(error) = self.guard.arm(deadline) {
                         self.guard.die(&error.to_string());
                     }
+                    self.followers.arm(deadline, self.campaign.elector().margin());
                 }
                 Demand::Start { token } => self.start(token),
                 Demand::Prepare(reason) => {
@@ -233,12 +269,13 @@ impl Run {
                 self.app = Some(app);
                 self.prober.app_started();
                 self.publisher.app_started(token);
+                self.followers.run(token);
             }
             Err(error) => {
                 error!(%error, "cannot start the application");
                 self.code = error.exit_code();
-                self.campaign.handle(Event::AppExited);
-                self.campaign.handle(Event::AppGone);
+                self.app_is_gone = true;
+                self.exited();
             }
         }
     }
@@ -246,13 +283,23 @@ impl Run {
     fn stop(&mut self, reason: StopReason) {
         self.prober.app_stops();
         self.publisher.app_stops(reason);
+        self.followers.stop();
         if reason != StopReason::Shutdown {
             warn!(%reason, "stopping the application");
             self.signal_app(self.settings.stop_signal.number());
         }
+        if self.app.is_none() {
+            // Nothing was started in a term that an earlier process held. What that one told the followers may still count.
+            self.app_is_gone = true;
+            self.all_gone();
+        }
     }
 
     fn kill(&mut self) {
+        self.followers.kill();
+        if self.exits_at.is_some() {
+            self.exited();
+        }
         let Some(app) = &mut self.app else { return };
         if let Err(error) = app.kill_all() {
             self.guard.die(&error.to_string());
@@ -293,35 +340,73 @@ impl Run {
     }
 
     fn app_event(&mut self, event: io::Result<AppEvent>) {
-        let event = match event {
+        match event {
             Ok(AppEvent::NotStarted(error)) => {
-                self.prober.app_stops();
-                self.publisher.app_stops(StopReason::AppExited);
                 error!(%error, "cannot start the application");
-                self.code = error.exit_code();
-                Event::AppExited
+                self.app_exited(error.exit_code());
             }
             Ok(AppEvent::Exited { code }) => {
-                self.prober.app_stops();
-                self.publisher.app_stops(StopReason::AppExited);
                 info!(code, "the application ended");
-                self.code = code;
-                Event::AppExited
+                self.app_exited(code);
             }
             Ok(AppEvent::Gone) => {
                 self.app = None;
                 self.prober.app_gone();
                 (self.next_kill, self.insist_at) = (None, None);
-                if !self.campaign.elector().is_closing() {
-                    // It was stopped in place: how it ended is not how this process will.
-                    self.code = ORDERLY;
-                }
-                self.withdrawing = !self.publisher.is_withdrawn();
-                Event::AppGone
+                self.app_is_gone = true;
+                self.all_gone();
             }
             Err(error) => self.guard.die(&format!("cannot wait for the application's processes: {error}")),
+        }
+    }
+
+    /// The app's first process has ended. What it leaves behind is killed once its followers have had their time to stop.
+    fn app_exited(&mut self, code: u8) {
+        self.prober.app_stops();
+        self.publisher.app_stops(StopReason::AppExited);
+        self.code = code;
+        if self.followers.are_idle() {
+            return self.campaign.handle(Event::AppExited);
+        }
+        self.followers.stop();
+        // The kubelet gives every container of a pod the same time.
+        let (elector, grace) = (self.campaign.elector(), self.settings.timing.grace());
+        let time = match elector.stop_reason() {
+            _ if elector.is_closing() => self.settings.termination_grace,
+            Some(reason) if reason.is_planned() => self.settings.termination_grace.max(grace),
+            _ => grace,
         };
-        self.campaign.handle(event);
+        self.exits_at = Some(Instant::now() + time);
+    }
+
+    fn exited(&mut self) {
+        self.exits_at = None;
+        self.campaign.handle(Event::AppExited);
+        self.all_gone();
+    }
+
+    /// A follower has said something, or its time is over.
+    fn followers_turned(&mut self) {
+        if self.exits_at.is_some() && self.followers.are_idle() {
+            self.exited();
+        } else {
+            self.all_gone();
+        }
+    }
+
+    /// Hands on that nothing of the app is left, and nothing of its followers.
+    fn all_gone(&mut self) {
+        if !self.app_is_gone || self.exits_at.is_some() || !self.followers.are_idle() {
+            return;
+        }
+        self.app_is_gone = false;
+        self.followers.end();
+        if !self.campaign.elector().is_closing() {
+            // It was stopped in place: how it ended is not how this process will.
+            self.code = ORDERLY;
+        }
+        self.withdrawing = !self.publisher.is_withdrawn();
+        self.campaign.handle(Event::AppGone);
     }
 
     /// Nothing says any more that this candidate leads, unless the file could not be removed.

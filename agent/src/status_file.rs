@@ -21,7 +21,7 @@ use crate::api::status::Seconds;
 #[derive(Debug, thiserror::Error)]
 pub enum StatusFileError {
     /// It could not be written or removed.
-    #[error("cannot write and remove the status file {}: {source}. Its folder must exist and be writable for this user", path.display())]
+    #[error("cannot write and remove the status file {}: {source}. Its folder must exist and be writable for this user: in a pod, mount an emptyDir there", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -215,6 +215,6 @@ mod tests {
         let error = StatusFile::new(&path, "ann").unwrap_err().to_string();
         assert!(error.contains("status file") && error.contains("leader"), "{error}");
         let error = StatusFile::new(&folder.path().join("no/leader"), "ann").unwrap_err().to_string();
-        assert!(error.contains("folder must exist"), "{error}");
+        assert!(error.contains("folder must exist") && error.contains("mount an emptyDir"), "{error}");
     }
 }

@@ -26,6 +26,20 @@ pub const LONGEST_REQUEST: Duration = Duration::from_secs(10);
 pub const RETRY: Duration = Duration::from_millis(500);
 /// The longest pause of a candidate that could acquire.
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
+/// A Lease that is released for somebody in particular is left to that candidate for so long: an event of a watch arrives within
+/// milliseconds, and a candidate that is gone must not cost much.
+pub const TRANSFER_WAIT: Duration = Duration::from_secs(2);
+/// A candidate in another place than the preferred one leaves a released Lease to the others for so long.
+pub const PREFERENCE_WAIT: Duration = Duration::from_secs(1);
+/// Who gave leadership away leaves it to all others first, the one that waits longest among them: [`TRANSFER_WAIT`] and [`PREFERENCE_WAIT`].
+pub const GIVEN_AWAY_WAIT: Duration = Duration::from_secs(4);
+/// From one term that was given away because the app was not ready to the next: a cause that all replicas share, a database that is away,
+/// say, must not move leadership round and round.
+pub const UNREADY_PAUSE: Duration = Duration::from_mins(5);
+/// The shortest time of not being ready after which leadership may be given away: below it one failed probe would do.
+pub const SHORTEST_PATIENCE: Duration = Duration::from_secs(5);
+/// The longest one.
+pub const LONGEST_PATIENCE: Duration = Duration::from_hours(24);
 /// A busy API server may be late with what it sends to a watch.
 const SHORTEST_SILENCE: Duration = Duration::from_secs(6);
 /// After KILL everything must be gone within this, or the whole container ends.
@@ -63,6 +77,14 @@ pub enum TimingError {
     OutOfRange {
         /// L.
         lease: Duration,
+    },
+    /// Too short or too long a time of not being ready.
+    #[error(
+        "`{value}` is out of range: a leader gives leadership away after {SHORTEST_PATIENCE:?} to 24h of not being ready"
+    )]
+    Patience {
+        /// The text.
+        value: String,
     },
     /// Stop grace, margin and two renewal periods are longer than L.
     #[error(
@@ -177,12 +199,21 @@ impl Default for Timing {
     }
 }
 
-/// Reads a duration as Kubernetes users write it: `15s`, `1m30s`, `500ms`.
+/// Reads a duration as Kubernetes users write it: `15s`, `1m30s`, `500ms`. As for Kubernetes, no blank or newline belongs to one.
 pub fn parse_duration(text: &str) -> Result<Duration, TimingError> {
-    text.parse::<jiff::SignedDuration>()
-        .ok()
+    Some(text)
+        .filter(|text| !text.contains(|character: char| character.is_whitespace() || character.is_control()))
+        .and_then(|text| text.parse::<jiff::SignedDuration>().ok())
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| TimingError::NotADuration { value: text.chars().take(64).collect() })
+}
+
+/// Reads for how long a leader may be unready: a duration from [`SHORTEST_PATIENCE`] to [`LONGEST_PATIENCE`].
+pub fn parse_patience(text: &str) -> Result<Duration, TimingError> {
+    parse_duration(text).and_then(|patience| {
+        let fits = (SHORTEST_PATIENCE..=LONGEST_PATIENCE).contains(&patience);
+        fits.then_some(patience).ok_or_else(|| TimingError::Patience { value: text.to_owned() })
+    })
 }
 
 /// The worst lateness of the last [`LATENESS_WINDOW`].
@@ -249,9 +280,18 @@ mod tests {
         for (text, milliseconds) in [("15s", 15_000), ("1m30s", 90_000), ("500ms", 500), ("1h", 3_600_000)] {
             assert_eq!(parse_duration(text).unwrap().as_millis(), milliseconds, "{text}");
         }
-        for text in ["", "15", "-3s", "soon", "1 fortnight"] {
+        for text in ["", "15", "-3s", "soon", "1 fortnight", "15s\n", " 15s", "15 s", "1m\n30s"] {
             assert!(parse_duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_patience_is_neither_too_short_nor_too_long() {
+        assert_eq!(parse_patience("30s").unwrap(), 30 * SECOND);
+        assert!(matches!(parse_patience("4s"), Err(TimingError::Patience { .. })));
+        assert!(matches!(parse_patience("25h"), Err(TimingError::Patience { .. })));
+        assert!(matches!(parse_patience("long"), Err(TimingError::NotADuration { .. })));
+        assert!(GIVEN_AWAY_WAIT > TRANSFER_WAIT + PREFERENCE_WAIT);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use leader_agent::{
     clock::Now,
     elector::{Action, Elector, Event, Reply, Role, Settings, Source, StopReason},
-    lease::record::Record,
+    lease::record::{Record, Term},
+    names,
     timing::Timing,
 };
 use serde_json::json;
@@ -15,16 +16,24 @@ fn now(boot: Duration) -> Now {
     Now { boot, raw: boot, wall: Timestamp::from_second(1_800_000_000).unwrap() + boot }
 }
 
-fn elector() -> Elector {
-    Elector::new(Settings {
+fn settings() -> Settings {
+    Settings {
         name: "billing".to_owned(),
         namespace: "shop".to_owned(),
         identity: "me".to_owned(),
         timing: Timing::default(),
         seed: 1,
         preparation: Duration::ZERO,
+        stop_time: Duration::ZERO,
         reclaim: None,
-    })
+        born_under_turning_on: false,
+        yields: false,
+        unhealthy_step_down: None,
+    }
+}
+
+fn elector() -> Elector {
+    Elector::new(settings())
 }
 
 fn stored(mut body: serde_json::Value, version: u64) -> Record {
@@ -174,4 +183,85 @@ fn an_app_that_failed_to_start_is_stopped_once_and_its_agent_ends() {
     elector.handle(Event::Replied { attempt, reply: Reply::Written(record) }, at(320));
     assert!(matches!(elector.poll(), Some(Action::ForgetTerm)));
     assert!(matches!(elector.poll(), Some(Action::End)));
+}
+
+/// A Lease that was made while pods without the agent ran the app comes back saying so, by whoever was made then and has never seen it;
+/// and nobody acquires it before somebody has looked.
+#[test]
+fn a_lost_lease_comes_back_waiting_by_who_was_born_under_turning_on() {
+    let born = |born_under_turning_on: bool| Elector::new(Settings { born_under_turning_on, ..settings() });
+    for (is_born, expected) in [(false, None), (true, Some(names::TURNING_ON_UNKNOWN))] {
+        let (mut elector, start) = (born(is_born), now(Duration::from_secs(99)));
+        elector.handle(Event::Absent { version: None, source: Source::Read { sent: start.boot } }, start);
+        let Some(Action::Write { attempt, body }) = elector.poll() else { panic!("the Lease is not made") };
+        assert_eq!(body["metadata"]["annotations"][names::TURNING_ON].as_str(), expected);
+        elector.handle(Event::Replied { attempt, reply: Reply::Written(stored(body, 8)) }, start);
+        let later = now(Duration::from_secs(99) + Duration::from_mins(2));
+        elector.handle_timeout(later);
+        let acquires = matches!(elector.poll(), Some(Action::Write { .. }));
+        assert_eq!(acquires, expected.is_none(), "born: {is_born}");
+    }
+}
+
+/// Also one that was born later writes back what it has seen itself.
+#[test]
+fn a_lost_lease_comes_back_as_it_was_last_seen() {
+    let (mut elector, start) = (elector(), now(Duration::from_secs(99)));
+    let text = r#"{"Deployment/billing":{"version":"7","pods":{"u1":"billing-1"}}}"#;
+    let object =
+        json!({ "metadata": { "annotations": { (names::TURNING_ON): text } }, "spec": { "leaseTransitions": 3 } });
+    elector.handle(Event::Seen(stored(object, 7), Source::Read { sent: start.boot }), start);
+    assert!(elector.poll().is_none());
+    elector.handle(Event::Absent { version: Some(8), source: Source::Watch }, start);
+    let Some(Action::Write { body, .. }) = elector.poll() else { panic!("the Lease is not made") };
+    assert_eq!(body["metadata"]["annotations"][names::TURNING_ON], text);
+    assert!(body["spec"]["holderIdentity"].is_null());
+}
+
+/// No app was started by this process, and perhaps something runs beside the one of the process before it.
+#[test]
+fn a_term_that_is_taken_up_again_is_given_back_once_its_caller_says_that_nothing_is_left() {
+    for why in ["step-down", "end", "too late"] {
+        let start = now(Duration::from_secs(99));
+        let acquired = "2026-01-01T00:00:00.000000Z";
+        let term = Term { uid: "u1".to_owned(), transitions: 3, acquire_time: acquired.parse().unwrap() };
+        let mut elector = Elector::new(Settings { reclaim: Some(term), ..settings() });
+        let mut object = json!({
+            "metadata": { "annotations": {} },
+            "spec": { "holderIdentity": "me", "leaseTransitions": 3, "acquireTime": acquired, "renewTime": acquired, "leaseDurationSeconds": 15 },
+        });
+        if why == "step-down" {
+            object["metadata"]["annotations"][names::STEP_DOWN] = json!(format!("u1/me/3/{acquired}"));
+        }
+        elector.handle(Event::Seen(stored(object, 7), Source::Read { sent: start.boot }), start);
+        let Some(Action::Write { attempt, body }) = elector.poll() else { panic!("the term is not taken up again") };
+        let mut at = start;
+        match why {
+            "end" => elector.handle(Event::Shutdown, at),
+            "too late" => at = now(start.boot + Duration::from_secs(10)),
+            _ => {}
+        }
+        elector.handle(Event::Replied { attempt, reply: Reply::Written(stored(body, 8)) }, at);
+        // Whether it writes a release proof; what else it writes is stored.
+        let mut versions = 9..;
+        let mut releases = |elector: &mut Elector| {
+            while let Some(action) = elector.poll() {
+                match action {
+                    Action::Write { body, .. } if body["metadata"]["annotations"][names::RELEASED].is_string() => {
+                        return true;
+                    }
+                    Action::Write { attempt, body } => {
+                        let record = stored(body, versions.next().unwrap());
+                        elector.handle(Event::Replied { attempt, reply: Reply::Written(record) }, at);
+                    }
+                    Action::Kill | Action::Die(_) | Action::Start { .. } => panic!("{why}: {action:?}"),
+                    _ => {}
+                }
+            }
+            false
+        };
+        assert!(!releases(&mut elector), "{why}");
+        elector.handle(Event::AppGone, at);
+        assert!(releases(&mut elector), "{why}");
+    }
 }

@@ -1,7 +1,7 @@
-//! Keeps the authority, this process's leaf and the `caBundle` in agreement, for as long as it runs.
+//! Keeps the authorities, this process's leaf and the `caBundle` in agreement, for as long as it runs.
 //!
-//! What to do is decided by [`crate::secret`] and [`crate::bundle`]; requests, watches and the clock are here. Watches only wake
-//! it: each round reads both objects afresh, so a missed event costs at most [`INTERVAL`].
+//! What to do is decided by [`crate::rotation`] and [`crate::showing`]; requests, watches and the clocks are here. Watches only wake
+//! it: each round reads both objects afresh, so a missed event costs at most [`Lifetimes::settle`].
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -9,68 +9,52 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::{admissionregistration::v1::MutatingWebhookConfiguration, core::v1::Secret};
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     api::{Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher::watch_object},
 };
 use tokio::sync::watch;
 
 use crate::{
+    anchor::Anchor,
     authority::{Authority, AuthorityError},
     bundle::{self, ServiceName},
     leaf::{Leaf, LeafError},
+    lifetimes::Lifetimes,
+    notice::{self, Notice, Tell},
     resolver::Resolver,
-    secret,
+    rotation::{self, Content, Step, View, Why},
+    secret::{self, Found},
+    server::Server,
+    showing,
+    sightings::{Revision, Sightings},
+    trust,
 };
 
-/// How long it sleeps at most, whatever the watches say: a clock that was set is noticed after this.
-const INTERVAL: Duration = Duration::from_mins(1);
+pub use crate::state::State;
+
 /// The pause after a round that failed.
 const RETRY: Duration = Duration::from_secs(1);
+/// The shortest pause between two rounds: somebody who keeps changing what is kept here is answered so often and no more.
+const CALM: Duration = Duration::from_millis(200);
 /// The longest round: a few requests of which each takes milliseconds.
 const ROUND: Duration = Duration::from_secs(10);
-/// How often a round begins again because another replica was faster. Each lost race means that it won.
-const RACES: usize = 5;
+/// The most steps of a round. The longest way from anywhere to rest has four; each lost race means that another replica won.
+const STEPS: usize = 8;
 /// The name under which managedFields shows what was written here.
 const FIELD_MANAGER: &str = "leader-webhook";
 
-/// Which objects it keeps.
+/// Which objects it keeps, and how.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The Service through which the API server calls.
     pub service: ServiceName,
-    /// The name of the authority's Secret, in the Service's namespace.
+    /// The name of the authorities' Secret, in the Service's namespace.
     pub secret: String,
     /// The name of the `MutatingWebhookConfiguration`.
     pub configuration: String,
-}
-
-/// Whether the API server would accept the certificate that is shown.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Yes, while the certificate is valid.
-    Trusted {
-        /// The first moment of the certificate.
-        from: Timestamp,
-        /// The last moment of the certificate.
-        until: Timestamp,
-    },
-    /// Not yet, or no longer, for the reason given.
-    Untrusted(String),
-}
-
-impl State {
-    /// Whether reviews can be served at `now`, or why not.
-    pub fn ready(&self, now: Timestamp) -> Result<(), String> {
-        match self {
-            Self::Trusted { from, .. } if now < *from => {
-                Err(format!("the certificate is valid from {from} only, and it is {now}: was the clock ahead?"))
-            }
-            Self::Trusted { until, .. } if now < *until => Ok(()),
-            Self::Trusted { until, .. } => Err(format!("the certificate ended at {until}")),
-            Self::Untrusted(reason) => Err(reason.clone()),
-        }
-    }
+    /// How long certificates live.
+    pub lifetimes: Lifetimes,
 }
 
 /// Why a keeper could not be made.
@@ -89,20 +73,16 @@ pub enum KeeperError {
 enum RoundError {
     #[error("{what} failed: {source}")]
     Request { what: String, source: kube::Error },
-    #[error("{0} was changed by others {RACES} times in a row")]
-    Race(String),
+    #[error("the Secret and the MutatingWebhookConfiguration were changed by others {STEPS} times in a row")]
+    Race,
     #[error("MutatingWebhookConfiguration {0} does not exist: apply the manifests of deploy/ again")]
     NoConfiguration(String),
     #[error(
         "MutatingWebhookConfiguration {0} has no webhook that calls Service {1}: apply the manifests of deploy/ again"
     )]
     NotOurs(String, String),
-    #[error(
-        "the authority in Secret {name} cannot be used yet: {reason} Put this node's clock right; if it is right, delete the Secret"
-    )]
-    NotYet { name: String, reason: AuthorityError },
-    #[error("the API server did not answer within {} s", ROUND.as_secs())]
-    Timeout,
+    #[error("the API server did not answer within {0:?}")]
+    Timeout(Duration),
     #[error(transparent)]
     Authority(#[from] AuthorityError),
     #[error(transparent)]
@@ -111,16 +91,22 @@ enum RoundError {
 
 /// The task. Make it with [`Keeper::new`], then spawn [`Keeper::run`].
 pub struct Keeper {
+    server: Server,
     secrets: Api<Secret>,
     configurations: Api<MutatingWebhookConfiguration>,
     settings: Settings,
     resolver: Arc<Resolver>,
     state: watch::Sender<State>,
-    /// What this process signs with, as last seen in the Secret.
-    authority: Option<Authority>,
+    tell: Tell,
+    /// What the Secret held when it was last read, and when that was.
+    content: Option<(Content, Duration)>,
+    /// What stood in the bundle, and as retired in the Secret, when they were last read. A read that fails proves nothing and changes
+    /// nothing.
+    bundle: Sightings,
+    retired: Sightings,
+    /// The bundle that was wanted and was there: if it is still wanted and is not there, somebody else changed it.
+    in_place: Vec<Anchor>,
     leaf: Option<Leaf>,
-    /// Whether the bundle, when it was last read, had the authority. A read that fails proves nothing and changes nothing.
-    trusted: bool,
     /// Why the last round failed, so that it is said once.
     complaint: String,
 }
@@ -132,21 +118,23 @@ impl Keeper {
     pub fn new(
         client: Client,
         settings: Settings,
-        now: Timestamp,
+        tell: Tell,
     ) -> Result<(Self, Arc<Resolver>, watch::Receiver<State>), KeeperError> {
-        let nobody = Authority::generate(now)?;
-        let placeholder = Leaf::issue(&nobody, &settings.service.dns_names(), now)?;
-        let resolver = Arc::new(Resolver::new(placeholder.certified_key));
+        let resolver = Arc::new(Resolver::new(placeholder(&settings.service, Timestamp::now())?.certified_key));
         let (state, receiver) = watch::channel(State::Untrusted("the certificate has not been made yet".to_owned()));
         let keeper = Self {
+            server: Server::new(client.clone()),
             secrets: Api::namespaced(client.clone(), &settings.service.namespace),
             configurations: Api::all(client),
             settings,
             resolver: Arc::clone(&resolver),
             state,
-            authority: None,
+            tell,
+            content: None,
+            bundle: Sightings::default(),
+            retired: Sightings::default(),
+            in_place: Vec::new(),
             leaf: None,
-            trusted: false,
             complaint: String::new(),
         };
         Ok((keeper, resolver, receiver))
@@ -159,7 +147,8 @@ impl Keeper {
         let changes = stream::select(secret.map(|event| event.map(drop)), configuration.map(|event| event.map(drop)));
         let mut changes = pin!(changes);
         loop {
-            let pause = self.round_at(Timestamp::now()).await;
+            let pause = self.round().await;
+            tokio::time::sleep(CALM).await;
             let change = tokio::time::timeout(pause, changes.next()).await;
             if let Ok(Some(Err(error))) = change {
                 tracing::warn!(%error, "watching the certificates' objects failed; it is tried again");
@@ -168,124 +157,233 @@ impl Keeper {
     }
 
     /// One round, and how long to sleep after it.
-    async fn round_at(&mut self, now: Timestamp) -> Duration {
-        let round = tokio::time::timeout(ROUND, self.round(now)).await.unwrap_or(Err(RoundError::Timeout));
-        let (pause, reason) = match round {
-            Ok(()) => (INTERVAL, String::new()),
-            Err(error) => (RETRY, error.to_string()),
-        };
+    async fn round(&mut self) -> Duration {
+        // What is written follows from what was read no longer ago than others need to follow.
+        let limit = ROUND.min(self.settings.lifetimes.settle());
+        let steps = tokio::time::timeout(limit, self.steps()).await.unwrap_or(Err(RoundError::Timeout(limit)));
+        // Also without an answer: a leaf needs no API server.
+        let shown = self.show();
+        let reason = steps.and(shown).err().map(|error| error.to_string()).unwrap_or_default();
         if reason != self.complaint && !reason.is_empty() {
             tracing::error!(reason, "the certificates could not be brought up to date; it is tried again every second");
         }
         self.complaint.clone_from(&reason);
-        let next = match &self.leaf {
-            Some(leaf) if self.trusted => State::Trusted { from: leaf.not_before, until: leaf.not_after },
-            _ => State::Untrusted(reason),
-        };
+        let next = self.judge();
         self.state.send_if_modified(|state| std::mem::replace(state, next.clone()) != next);
-        pause
+        if reason.is_empty() { self.settings.lifetimes.settle() } else { RETRY }
     }
 
-    async fn round(&mut self, now: Timestamp) -> Result<(), RoundError> {
-        // First, because it needs no API server.
-        self.renew(now)?;
-        let authority = match self.read_or_make(now).await {
-            // Other replicas have moved on to it, or will: what is signed here is not what the API server is to trust.
-            Err(error @ RoundError::NotYet { .. }) => {
-                self.trusted = false;
-                return Err(error);
+    /// Does what is to be done until there is nothing.
+    async fn steps(&mut self) -> Result<(), RoundError> {
+        for _ in 0..STEPS {
+            let stored = self.read_secret().await?;
+            let configuration = self.read_configuration().await?;
+            let published = configuration.as_ref().and_then(|stored| bundle::read(stored, &self.settings.service));
+            let revision = configuration.as_ref().and_then(revision);
+            self.bundle.see_revision(published.iter().flat_map(|found| &found.anchors), revision, self.server.at());
+            let found = secret::read(stored.as_ref());
+            if let Found::Content { content, .. } = &found {
+                self.retired.see(content.retired.iter().map(|retired| &retired.anchor), self.server.at());
+                self.content = Some((content.clone(), self.server.at()));
             }
-            made => made?,
-        };
-        if self.authority.as_ref().is_none_or(|known| known.certificate() != authority.certificate()) {
-            tracing::info!(until = %authority.not_after(), "signing with the authority of Secret {}", self.settings.secret);
-            self.trusted = false;
-            self.leaf = None;
-            self.authority = Some(authority);
-            self.renew(now)?;
-        }
-        self.publish().await
-    }
-
-    /// The authority in the Secret, made first where there is none that can be used.
-    async fn read_or_make(&self, now: Timestamp) -> Result<Authority, RoundError> {
-        let name = &self.settings.secret;
-        let failed = |what: &str| {
-            let what = format!("{what} Secret {}/{name}", self.settings.service.namespace);
-            move |source| RoundError::Request { what, source }
-        };
-        for _ in 0..RACES {
-            let stored = self.secrets.get_opt(name).await.map_err(failed("reading"))?;
-            let reason = match secret::decide(stored.as_ref(), now) {
-                secret::Decision::Use(authority) => return Ok(*authority),
-                secret::Decision::Create => None,
-                secret::Decision::Replace(reason) => Some(reason),
-                secret::Decision::Wait(reason) => {
-                    let name = format!("{}/{name}", self.settings.service.namespace);
-                    return Err(RoundError::NotYet { name, reason });
+            let view = View {
+                is_uniform: published.as_ref().is_some_and(|published| published.is_uniform),
+                is_shared: published.as_ref().is_some_and(|published| published.is_shared),
+                ..self.view()
+            };
+            let (life, now) = (self.settings.lifetimes.authority(), view.now);
+            match rotation::next(found, &view, || Authority::generate_for(life, now))? {
+                Step::Write(content, why) => self.write(stored.as_ref(), &content, &why).await?,
+                Step::Publish(anchors) => self.publish(configuration, anchors).await?,
+                Step::Rest => {
+                    self.in_place = self.content.as_ref().map(|(content, _)| content.anchors()).unwrap_or_default();
+                    return Ok(());
                 }
-            };
-            let authority = Authority::generate(now)?;
-            let new = secret::build(name, &self.settings.service.namespace, &authority, stored.as_ref());
-            let written = if let Some(reason) = reason {
-                tracing::warn!(%reason, "replacing the authority in Secret {name}, which cannot be used");
-                self.secrets.replace(name, &PostParams::default(), &new).await
-            } else {
-                tracing::info!("creating Secret {name} with a new authority");
-                self.secrets.create(&PostParams::default(), &new).await
-            };
-            match written {
-                Ok(_) => return Ok(authority),
-                // Another replica was first, or somebody deleted it just now: look again, its word counts.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-                Err(error) => return Err(failed("writing")(error)),
             }
         }
-        Err(RoundError::Race(format!("Secret {name}")))
+        Err(RoundError::Race)
     }
 
-    /// Shows a new leaf where none is shown yet, or the one that is has grown old.
-    fn renew(&mut self, now: Timestamp) -> Result<(), LeafError> {
-        let Some(authority) = &self.authority else { return Ok(()) };
-        if self.leaf.as_ref().is_some_and(|leaf| !leaf.is_due(now)) {
-            return Ok(());
+    async fn read_secret(&mut self) -> Result<Option<Secret>, RoundError> {
+        let Settings { service, secret: name, .. } = &self.settings;
+        let path = Secret::url_path(&(), Some(&service.namespace));
+        let read = self.server.get(&path, name).await.and_then(parse);
+        read.map_err(|source| RoundError::Request { what: format!("reading {}", self.secret_name()), source })
+    }
+
+    async fn read_configuration(&mut self) -> Result<Option<MutatingWebhookConfiguration>, RoundError> {
+        let path = MutatingWebhookConfiguration::url_path(&(), None);
+        let read = self.server.get(&path, &self.settings.configuration).await.and_then(parse);
+        read.map_err(|source| RoundError::Request { what: format!("reading {}", self.configuration_name()), source })
+    }
+
+    async fn write(&self, stored: Option<&Secret>, content: &Content, why: &Why) -> Result<(), RoundError> {
+        let Settings { service, secret: name, .. } = &self.settings;
+        let new = secret::build(name, &service.namespace, content, stored);
+        let parameters = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let written = match stored {
+            Some(_) => self.secrets.replace(name, &parameters, &new).await,
+            None => self.secrets.create(&parameters, &new).await,
+        };
+        match written {
+            Ok(_) => self.tell_written(content, why),
+            // Another replica was first, or somebody deleted it just now: its word counts, and is read next.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(source) => {
+                return Err(RoundError::Request { what: format!("writing {}", self.secret_name()), source });
+            }
         }
-        let leaf = Leaf::issue(authority, &self.settings.service.dns_names(), now)?;
+        Ok(())
+    }
+
+    fn tell_written(&self, content: &Content, why: &Why) {
+        let secret = self.secret_name();
+        let until = content.retired.first().map(|retired| retired.until);
+        let overlap = until.map_or_else(
+            || "Nothing was trusted before, so that reviews could not be answered until now.".to_owned(),
+            |until| format!("What was trusted before stays trusted until {until:.0}, so that no review fails."),
+        );
+        let settle = self.settings.lifetimes.settle();
+        let (is_warning, reason, note) = match why {
+            // Nobody's fault, and nothing to tell: this is how an installation begins.
+            Why::Missing if until.is_none() && self.content.is_none() => {
+                tracing::info!("created {secret} with a new certificate authority");
+                return;
+            }
+            Why::Missing => (
+                true,
+                notice::MISSING,
+                format!("{secret} was deleted: a new certificate authority was made. {overlap}"),
+            ),
+            Why::Unusable(why) => {
+                let note = format!("{secret} could not be used ({why}): a new certificate authority signs. {overlap}");
+                (true, notice::UNUSABLE, note)
+            }
+            Why::Damaged(why) => (
+                true,
+                notice::UNUSABLE,
+                format!("a part of {secret} could not be used ({why}) and was dropped. {overlap}"),
+            ),
+            Why::Announced => {
+                let note =
+                    format!("{secret} has a new certificate authority, which signs in {settle:?}, when it is known");
+                (false, notice::ANNOUNCED, note)
+            }
+            Why::Promoted => (false, notice::PROMOTED, format!("the new certificate authority signs. {overlap}")),
+            Why::Tidied => {
+                tracing::info!("took out of {secret} what is over");
+                return;
+            }
+            Why::Joined => {
+                tracing::info!("the caBundle has certificates that are not those of {secret}. {overlap}");
+                return;
+            }
+        };
+        self.tell(is_warning, reason, note);
+    }
+
+    /// Makes the API server trust `anchors`.
+    async fn publish(
+        &self,
+        configuration: Option<MutatingWebhookConfiguration>,
+        mut anchors: Vec<Anchor>,
+    ) -> Result<(), RoundError> {
+        let Settings { service, configuration: name, .. } = &self.settings;
+        let stored = configuration.ok_or_else(|| RoundError::NoConfiguration(name.clone()))?;
+        let published = bundle::read(&stored, service);
+        let published = published.ok_or_else(|| RoundError::NotOurs(name.clone(), service.to_string()))?;
+        let is_repair = self.in_place == anchors && !published.is_shared;
+        if published.is_shared {
+            let others = published.anchors.into_iter().filter(|anchor| !anchors.contains(anchor));
+            let others: Vec<Anchor> = others.collect();
+            anchors.extend(others);
+        }
+        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Strategic(bundle::patch(&stored, service, &anchors));
+        match self.configurations.patch(name, &parameters, &patch).await {
+            Ok(_) if is_repair => {
+                let note = format!(
+                    "the caBundle of {} had been changed by somebody else: it was put right. Reviews may have failed \
+                     meanwhile; see docs/gitops.md for how tools leave it alone",
+                    self.configuration_name()
+                );
+                self.tell(true, notice::REPAIRED, note);
+            }
+            Ok(_) => {
+                tracing::info!(certificates = anchors.len(), "wrote the caBundle of {}", self.configuration_name());
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(source) => {
+                let what = format!("patching {}", self.configuration_name());
+                return Err(RoundError::Request { what, source });
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows a new leaf where one is needed.
+    fn show(&mut self) -> Result<(), RoundError> {
+        let Some((content, read_at)) = &self.content else { return Ok(()) };
+        let view = self.view();
+        let Some(authority) = showing::choose(self.leaf.as_ref(), content, *read_at, &view) else { return Ok(()) };
+        let life = self.settings.lifetimes.certificate();
+        let leaf = Leaf::issue_for(life, authority, &self.settings.service.dns_names(), view.now)?;
         tracing::info!(until = %leaf.not_after, "showing a new certificate");
         self.resolver.set(Arc::clone(&leaf.certified_key));
         self.leaf = Some(leaf);
         Ok(())
     }
 
-    /// Makes the API server trust the authority.
-    async fn publish(&mut self) -> Result<(), RoundError> {
-        let Settings { service, configuration: name, .. } = &self.settings;
-        let Some(authority) = &self.authority else { return Ok(()) };
-        let failed = |what: &str| {
-            let what = format!("{what} MutatingWebhookConfiguration {name}");
-            move |source| RoundError::Request { what, source }
-        };
-        let parameters = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
-        for _ in 0..RACES {
-            let stored = self.configurations.get_opt(name).await.map_err(failed("reading"))?;
-            let decision = stored.map(|stored| bundle::decide(&stored, service, authority.certificate()));
-            self.trusted = decision == Some(bundle::Decision::Current);
-            let patch = match decision {
-                Some(bundle::Decision::Current) => return Ok(()),
-                Some(bundle::Decision::Outdated(patch)) => Patch::Strategic(patch),
-                Some(bundle::Decision::NotOurs) => return Err(RoundError::NotOurs(name.clone(), service.to_string())),
-                None => return Err(RoundError::NoConfiguration(name.clone())),
-            };
-            match self.configurations.patch(name, &parameters, &patch).await {
-                Ok(_) => {
-                    tracing::info!("wrote the caBundle of MutatingWebhookConfiguration {name}");
-                    self.trusted = true;
-                    return Ok(());
-                }
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-                Err(error) => return Err(failed("patching")(error)),
+    /// Whether the API server accepts what is shown.
+    fn judge(&self) -> State {
+        let Some(leaf) = &self.leaf else { return State::Untrusted(self.complaint.clone()) };
+        let name = self.settings.service.dns_name();
+        match trust::check(&leaf.certified_key.cert, &self.bundle.present(), &name, self.server.now()) {
+            Ok(()) => State::Trusted { from: leaf.not_before, until: leaf.not_after },
+            Err(error) if self.complaint.is_empty() => {
+                let configuration = self.configuration_name();
+                State::Untrusted(format!("the caBundle of {configuration} does not cover the certificate: {error}"))
             }
+            Err(_) => State::Untrusted(self.complaint.clone()),
         }
-        Err(RoundError::Race(format!("MutatingWebhookConfiguration {name}")))
     }
+
+    fn view(&self) -> View<'_> {
+        View {
+            now: self.server.now(),
+            at: self.server.at(),
+            bundle: &self.bundle,
+            is_uniform: true,
+            is_shared: false,
+            retired: &self.retired,
+            lifetimes: &self.settings.lifetimes,
+        }
+    }
+
+    fn tell(&self, is_warning: bool, reason: &'static str, note: String) {
+        Notice { is_warning, reason, note }.tell(&self.tell);
+    }
+
+    fn secret_name(&self) -> String {
+        format!("Secret {}/{}", self.settings.service.namespace, self.settings.secret)
+    }
+
+    fn configuration_name(&self) -> String {
+        format!("MutatingWebhookConfiguration {}", self.settings.configuration)
+    }
+}
+
+/// Which state of the configuration it is.
+fn revision(configuration: &MutatingWebhookConfiguration) -> Option<Revision> {
+    let metadata = &configuration.metadata;
+    Some(Revision { uid: metadata.uid.clone()?, generation: metadata.generation? })
+}
+
+/// A certificate that nobody trusts, so that the TLS server has one from the start.
+pub(crate) fn placeholder(service: &ServiceName, now: Timestamp) -> Result<Leaf, KeeperError> {
+    Ok(Leaf::issue(&Authority::generate(now)?, &service.dns_names(), now)?)
+}
+
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(json: Option<Vec<u8>>) -> Result<Option<T>, kube::Error> {
+    json.map(|json| serde_json::from_slice(&json).map_err(kube::Error::SerdeError)).transpose()
 }

@@ -1,4 +1,6 @@
 //! The certificate that the webhook's TLS server shows: short-lived, and only ever in memory.
+//!
+//! Which authority signs it, and when it is shown, is [`crate::showing`]'s business.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,20 +13,19 @@ use rustls::{
 };
 
 use crate::{
+    anchor::Anchor,
     authority::{Authority, BACKDATED},
+    lifetimes::Lifetimes,
     time::{after, before, set_validity},
 };
-
-/// How long a leaf is valid: a day, so that one that leaked is soon worthless.
-pub const LIFE: Duration = Duration::from_hours(24);
-/// A leaf older than this is renewed: half of [`LIFE`], which leaves twelve hours to repair whatever stands in the way.
-pub const RENEW_AFTER: Duration = Duration::from_hours(12);
 
 /// A certificate with its key, and its time.
 #[derive(Clone, Debug)]
 pub struct Leaf {
     /// What rustls takes.
     pub certified_key: Arc<CertifiedKey>,
+    /// What a client has to trust to accept it.
+    pub authority: Anchor,
     /// From here on a new one is due.
     pub renew_at: Timestamp,
     /// The first moment in which a client accepts it.
@@ -50,10 +51,22 @@ pub enum LeafError {
 }
 
 impl Leaf {
-    /// A new certificate for the DNS `names`, valid for [`LIFE`] from `now`, though never longer than the authority's own.
+    /// A new certificate with the default life.
     pub fn issue(authority: &Authority, names: &[String], now: Timestamp) -> Result<Self, LeafError> {
-        let not_before = before(now, BACKDATED).max(authority.not_before());
-        let not_after = after(now, LIFE).min(authority.not_after());
+        Self::issue_for(Lifetimes::default().certificate(), authority, names, now)
+    }
+
+    /// A new certificate for the DNS `names`, valid for `life` from `now`, though never longer than the authority's own. It is to be
+    /// renewed when half of that is over.
+    pub fn issue_for(
+        life: Duration,
+        authority: &Authority,
+        names: &[String],
+        now: Timestamp,
+    ) -> Result<Self, LeafError> {
+        let anchor = authority.anchor();
+        let not_before = before(now, BACKDATED).max(anchor.not_before());
+        let not_after = after(now, life).min(anchor.not_after());
         let sign = || {
             let key = KeyPair::generate()?;
             let mut params = CertificateParams::new(names)?;
@@ -71,8 +84,19 @@ impl Leaf {
         let (certificate, key) = sign().map_err(|source| LeafError::Sign { names: names.to_vec(), source })?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key));
         let certified_key = CertifiedKey::from_der(vec![certificate], key, &ring::default_provider())?;
-        let renew_at = after(now, RENEW_AFTER).min(not_after);
-        Ok(Self { certified_key: Arc::new(certified_key), renew_at, not_before, not_after })
+        let own = Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
+        Ok(Self {
+            certified_key: Arc::new(certified_key),
+            authority: anchor.clone(),
+            renew_at: after(now, own / 2),
+            not_before,
+            not_after,
+        })
+    }
+
+    /// Whether a client that trusts its authority accepts it at `now`.
+    pub fn is_valid(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now < self.not_after
     }
 
     /// Whether a new one should be shown from `now` on: it is old, or the clock that it was made by was ahead and has been set back.
@@ -83,37 +107,30 @@ impl Leaf {
 
 #[cfg(test)]
 mod tests {
-    use rustls::client::danger::ServerCertVerifier;
-    use rustls::{
-        RootCertStore,
-        client::WebPkiServerVerifier,
-        pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
-    };
-
     use super::*;
+    use crate::trust;
 
     fn now() -> Timestamp {
         "2026-11-21T00:00:00.5Z".parse().unwrap()
     }
 
+    fn life() -> Duration {
+        Lifetimes::default().certificate()
+    }
+
     /// Whether a client that trusts `authority` accepts `leaf` for `name` at `time`.
     fn accepted(authority: &Authority, leaf: &Leaf, name: &str, time: Timestamp) -> bool {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(authority.certificate().as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-        let time = UnixTime::since_unix_epoch(Duration::from_secs(time.as_second().try_into().unwrap()));
-        let name = ServerName::try_from(name.to_owned()).unwrap();
-        verifier.verify_server_cert(&leaf.certified_key.cert[0], &[], &name, &[], time).is_ok()
+        trust::check(&leaf.certified_key.cert, &[authority.anchor().clone()], name, time).is_ok()
     }
 
     #[test]
     fn a_client_that_trusts_the_authority_accepts_it_for_its_names_and_time_only() {
         let made = Authority::generate(now()).unwrap();
-        let stored = Authority::from_pem(made.certificate(), &made.key(), now()).unwrap();
+        let stored = Authority::from_pem(&made.certificate(), &made.key()).unwrap();
         let names = ["leader-webhook.leader-system.svc".to_owned(), "leader-webhook.leader-system".to_owned()];
         for authority in [&made, &stored] {
             let leaf = Leaf::issue(authority, &names, now()).unwrap();
+            assert_eq!(leaf.authority, *made.anchor());
             for name in &names {
                 assert!(accepted(authority, &leaf, name, now()), "{name}");
                 assert!(accepted(authority, &leaf, name, before(leaf.not_after, Duration::from_secs(1))), "{name}");
@@ -128,10 +145,11 @@ mod tests {
     fn it_is_renewed_long_before_it_ends() {
         let authority = Authority::generate(now()).unwrap();
         let leaf = Leaf::issue(&authority, &["a.b".to_owned()], now()).unwrap();
-        let renewal = after(now(), RENEW_AFTER);
+        assert_eq!(leaf.not_after, after(now(), life()));
+        let renewal = after(now(), life() / 2);
         assert!(!leaf.is_due(before(renewal, Duration::from_secs(1))));
         assert!(leaf.is_due(renewal));
-        assert!(after(renewal, Duration::from_hours(11)) < leaf.not_after);
+        assert!(leaf.is_valid(renewal) && !leaf.is_valid(leaf.not_after));
     }
 
     #[test]
@@ -144,16 +162,16 @@ mod tests {
         assert!(!accepted(&authority, &leaf, "a.b", before(leaf.not_before, Duration::from_secs(2))));
         // It never begins before its authority.
         let early = Leaf::issue(&authority, &["a.b".to_owned()], before(now(), Duration::from_hours(1))).unwrap();
-        assert_eq!(early.not_before, authority.not_before());
+        assert_eq!(early.not_before, authority.anchor().not_before());
     }
 
     #[test]
     fn it_never_outlives_the_authority() {
         let authority = Authority::generate(now()).unwrap();
-        let late = before(authority.not_after(), Duration::from_hours(1));
+        let late = before(authority.anchor().not_after(), Duration::from_hours(1));
         let leaf = Leaf::issue(&authority, &["a.b".to_owned()], late).unwrap();
-        assert_eq!(leaf.not_after, authority.not_after());
-        assert!(leaf.renew_at <= leaf.not_after);
+        assert_eq!(leaf.not_after, authority.anchor().not_after());
+        assert!(leaf.renew_at < leaf.not_after);
     }
 
     #[test]

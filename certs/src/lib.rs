@@ -1,22 +1,33 @@
 //! The certificates of the webhook: one certificate authority in a Secret that all replicas share, a short-lived leaf in the
-//! memory of each, and the `caBundle` by which the API server trusts them.
+//! memory of each, and the `caBundle` by which the API server trusts them. Or, instead of all that, a pair of files that
+//! somebody else keeps.
 //!
-//! [`authority`], [`secret`] and [`bundle`] decide: functions from values and a time to values. [`keeper`] does the I/O and
-//! owns the only clock; [`resolver`] is what the TLS server asks for a certificate.
+//! [`rotation`], [`showing`], [`secret`], [`bundle`] and [`trust`] decide: functions from values and times to values. [`keeper`] and
+//! [`files`] do the I/O and own the only clocks; [`resolver`] is what the TLS server asks for a certificate.
 //!
 //! # Lives
-//! The authority lives ten years ([`authority::LIFE`]), a leaf one day ([`leaf::LIFE`]), renewed after half of it. A leaf is
-//! bound to a process, costs no request, and is swapped under the TLS server: open connections keep the one they began with.
-//! An authority that cannot be used (unreadable, mismatched, about to expire) is replaced at once (one that begins later is not:
-//! some clock is wrong, and it may be this one), and reviews fail between the
-//! moment in which the Secret is written and the one in which the API server has the new bundle. A rotation without that gap
-//! needs two authorities in the bundle at once: [`secret::decide`] and [`bundle::decide`] are where a second one goes.
+//! The authority lives a year and a leaf a day unless [`lifetimes`] says otherwise; both are renewed after half of that. A leaf is bound
+//! to a process, costs no request, and is swapped under the TLS server: open connections keep the one they began with. Authorities
+//! overlap in the bundle ([`rotation`]), so that no review meets a certificate that the API server does not trust, also when the Secret
+//! is deleted or destroyed. What is left is a bundle that somebody else empties: reviews fail until it is put right, which takes
+//! as long as a watch and a write.
 
+pub mod anchor;
 pub mod authority;
 pub mod bundle;
+pub mod files;
 pub mod keeper;
 pub mod leaf;
+pub mod lifetimes;
+pub mod notice;
+pub mod pair;
 pub mod resolver;
+pub mod rotation;
 pub mod secret;
+pub mod showing;
+pub mod sightings;
+pub mod state;
+pub mod trust;
 
+mod server;
 mod time;

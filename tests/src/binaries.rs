@@ -2,8 +2,11 @@
 
 mod build;
 mod candidate;
+mod extra;
+mod promtool;
 
 pub use candidate::{client_go_candidate, client_go_version};
+pub use promtool::promtool;
 
 use crate::command::Tool;
 use crate::state;

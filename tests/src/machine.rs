@@ -5,6 +5,7 @@ use crate::command::{Tool, is_installed, quoted};
 use crate::progress::say;
 use anyhow::{Context, Result, bail};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 /// How it is seen that a package is there, on Debian and elsewhere.
 #[derive(Debug)]
@@ -23,6 +24,13 @@ const PACKAGES: [(&str, Sign); 8] = [
     ("iproute2", Sign::Program("ip")),
     ("buildah", Sign::Program("buildah")),
     ("skopeo", Sign::Program("skopeo")),
+];
+
+/// The browser of tests that look at a page: only they need it, and it is large.
+const BROWSER: [(&str, Sign); 2] = [
+    ("chromium", Sign::Program("chromium")),
+    // Without a font it draws no text.
+    ("fonts-liberation", Sign::File("/usr/share/fonts/truetype/liberation")),
 ];
 
 impl Sign {
@@ -63,7 +71,7 @@ pub fn check() -> Result<()> {
     if Binaries::find()?.is_none() {
         Binaries::check_toolchain()?;
     }
-    let missing = missing_packages();
+    let missing = missing(&PACKAGES);
     if !missing.is_empty() && !is_installed("apt-get") {
         bail!("missing: {} (names of Debian packages); install what has these programs here", missing.join(", "));
     }
@@ -75,7 +83,22 @@ pub fn check() -> Result<()> {
 /// # Errors
 /// When apt-get fails, or a program is still missing afterwards.
 pub fn install_packages() -> Result<()> {
-    let missing = missing_packages();
+    install(&PACKAGES)
+}
+
+/// The name of a browser that runs without a screen; installed where it is missing.
+///
+/// # Errors
+/// As [`install_packages`].
+pub fn browser() -> Result<&'static str> {
+    static ONCE: Mutex<()> = Mutex::new(());
+    let _once = ONCE.lock().unwrap_or_else(PoisonError::into_inner);
+    install(&BROWSER)?;
+    Ok("chromium")
+}
+
+fn install(packages: &[(&'static str, Sign)]) -> Result<()> {
+    let missing = missing(packages);
     if missing.is_empty() {
         return Ok(());
     }
@@ -85,13 +108,13 @@ pub fn install_packages() -> Result<()> {
         say(format!("missing Debian packages: running apt-get {line}"));
         Tool::new("apt-get").args(&arguments).env("DEBIAN_FRONTEND", "noninteractive").run()?;
     }
-    let still = missing_packages();
+    let still = self::missing(packages);
     if !still.is_empty() {
         bail!("apt-get succeeded, but the programs of these packages are not found: {}", still.join(", "));
     }
     Ok(())
 }
 
-fn missing_packages() -> Vec<&'static str> {
-    PACKAGES.iter().filter(|(_, sign)| !sign.is_there()).map(|(package, _)| *package).collect()
+fn missing(packages: &[(&'static str, Sign)]) -> Vec<&'static str> {
+    packages.iter().filter(|(_, sign)| !sign.is_there()).map(|(package, _)| *package).collect()
 }

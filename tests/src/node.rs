@@ -114,6 +114,14 @@ pub fn introduce_registry(state: &State, address: &str, authority: Option<&Path>
     write(&state.path(CERTS).join(address).join("hosts.toml"), &registry_hosts(address, authority))
 }
 
+/// Has containerd pull the images of a registry from another one, which is reached without TLS.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn introduce_mirror(state: &State, registry: &str, mirror: &str) -> Result<()> {
+    write(&state.path(CERTS).join(registry).join("hosts.toml"), &registry_hosts(mirror, None))
+}
+
 fn registry_hosts(address: &str, authority: Option<&Path>) -> String {
     let scheme = if authority.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{address}");

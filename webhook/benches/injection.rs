@@ -28,7 +28,7 @@ fn facts() -> Facts {
 }
 
 fn decided(object: &Value, old: Option<&Value>, facts: &Facts) -> Outcome {
-    let defaults = Defaults { agent_image: "ghcr.io/leader-io/leader-agent:0.1.0".to_owned() };
+    let defaults = Defaults { agent_image: "ghcr.io/leader-io/leader-agent:0.1.0".to_owned(), agent_pull_secret: None };
     match inject::workload(object, old, &defaults, facts) {
         Ok(Decision::Done(outcome)) => outcome,
         other => panic!("the manifest cannot be injected: {other:?}"),

@@ -2,6 +2,8 @@
 //!
 //! It does no I/O: looking up facts, injecting and making objects is [`crate::handler`]'s order of work.
 
+use std::collections::BTreeMap;
+
 use kube::core::{
     DynamicObject,
     admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, META_API_VERSION_V1, META_KIND, Operation},
@@ -13,6 +15,10 @@ use crate::inject::{self, Outcome};
 
 /// Kinds that other objects make, with annotations that stand on those (deploy/base/webhook-configuration.yaml has the same list).
 const MADE_BY_OTHERS: [&str; 3] = ["ReplicaSet", "ReplicationController", "Job"];
+/// The kind that is steered, not injected.
+pub(crate) const SERVICE: &str = "Service";
+/// The namespace of the cluster's own workloads and Services.
+pub(crate) const KUBE_SYSTEM: &str = "kube-system";
 /// By this annotation a kubelet marks what it shows of a static pod:
 /// <https://kubernetes.io/docs/reference/labels-annotations-taints/#kubernetes-io-config-mirror>.
 const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -65,6 +71,8 @@ pub enum Plan {
     Refuse(String),
     /// It is a workload or a pod: inject, eject, or refuse it.
     Inject,
+    /// It is a Service: take it over, give it back, or refuse it.
+    Service,
 }
 
 impl Review {
@@ -132,8 +140,13 @@ impl Review {
             return Plan::Pass("what makes it was reviewed, and its pods are");
         }
         let namespace = self.namespace();
-        let asks = asks_for_something(object);
-        if asks && (namespace == "kube-system" || namespace == own_namespace) {
+        let is_excluded = namespace == KUBE_SYSTEM || namespace == own_namespace;
+        if kind == SERVICE {
+            // What a Service keeps of an earlier taking over asks for nothing: it is given back.
+            let asks = !object["metadata"]["annotations"][names::LEADER_ONLY].is_null();
+            return if asks && is_excluded { Plan::Refuse(not_steered(namespace)) } else { Plan::Service };
+        }
+        if asks_for_something(object) && is_excluded {
             return Plan::Refuse(format!(
                 "workloads in namespace {namespace} are not injected, because the webhook's own way to work depends on it: \
                  remove the annotations that start with {}",
@@ -186,7 +199,7 @@ impl Review {
 
     /// The answer that keeps the object from being stored.
     pub fn refuse(&self, reason: &str) -> AdmissionResponse {
-        AdmissionResponse::from(&self.request).deny(reason)
+        AdmissionResponse::from(&self.request).deny(printable(reason))
     }
 
     /// The answer that stores `outcome`.
@@ -197,17 +210,54 @@ impl Review {
         if outcome.election.is_none() && asks_for_an_election(arrived) {
             return self.refuse("internal error: an annotated object was not injected; please report this");
         }
+        self.store(&outcome.object, &outcome.warnings, outcome.audit)
+    }
+
+    /// The answer that stores `object`, whatever it is.
+    pub fn store(&self, object: &Value, warnings: &[String], audit: BTreeMap<String, String>) -> AdmissionResponse {
+        let arrived = self.object.as_ref().unwrap_or(&Value::Null);
         let mut response = AdmissionResponse::from(&self.request);
-        if outcome.object != *arrived {
-            response = match response.with_patch(inject::patch(arrived, &outcome.object)) {
+        if object != arrived {
+            response = match response.with_patch(inject::patch(arrived, object)) {
                 Ok(response) => response,
                 Err(error) => return self.refuse(&format!("internal error: {error}; please report this")),
             };
         }
-        response.warnings = (!outcome.warnings.is_empty()).then_some(outcome.warnings);
-        response.audit_annotations = outcome.audit.into_iter().collect();
+        let warnings: Vec<String> = warnings.iter().map(|warning| printable(warning)).collect();
+        response.warnings = (!warnings.is_empty()).then_some(warnings);
+        response.audit_annotations = audit.into_iter().map(|(name, value)| (name, printable(&value))).collect();
         response
     }
+}
+
+/// Whether a terminal shows this character, and does nothing else.
+pub(crate) fn is_printable(letter: char) -> bool {
+    // Characters that turn the direction of what follows: https://www.unicode.org/reports/tr9/#Directional_Formatting_Characters
+    let turns = matches!(letter, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}');
+    !letter.is_control() && !turns
+}
+
+/// A text of one line for a terminal or a log. Values that it quotes come from whoever wrote the object, and must neither begin a line of
+/// their own nor change how the rest is shown.
+pub fn printable(text: &str) -> String {
+    let mut printed = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if is_printable(letter) {
+            printed.push(letter);
+        } else {
+            printed.extend(letter.escape_default());
+        }
+    }
+    printed
+}
+
+/// Why no Service of an excluded namespace is taken over.
+fn not_steered(namespace: &str) -> String {
+    format!(
+        "Services in namespace {namespace} are not taken over, because the cluster and the webhook's own way to work depend on them: remove \
+         the annotation {}",
+        names::LEADER_ONLY
+    )
 }
 
 /// The refusal of a request of which only the uid could be read.
@@ -218,7 +268,7 @@ pub fn refuse_unread(uid: &str, reason: &str) -> AdmissionResponse {
 }
 
 /// Any annotation of ours, on the object or on its templates.
-fn has_our_annotations(object: &Value) -> bool {
+pub(crate) fn has_our_annotations(object: &Value) -> bool {
     holders(object).into_iter().any(|metadata| our_keys(metadata).next().is_some())
 }
 
@@ -251,4 +301,15 @@ fn our_keys(metadata: &Value) -> impl Iterator<Item = &str> {
 fn is_controlled(object: &Value) -> bool {
     let owners = object["metadata"]["ownerReferences"].as_array();
     owners.is_some_and(|owners| owners.iter().any(|owner| owner["controller"] == Value::Bool(true)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_quoted_stays_on_its_line() {
+        assert_eq!(printable("`app\nerror: fine\r\u{1b}[2J\u{202e}`"), r"`app\nerror: fine\r\u{1b}[2J\u{202e}`");
+        assert_eq!(printable("gr\u{fc}n `a`"), "gr\u{fc}n `a`");
+    }
 }

@@ -1,11 +1,11 @@
 //! The command line of `leader-webhook`. Every flag has an environment variable, which is what deploy/ uses.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use leader_agent::timing::{TimingError, parse_duration};
 
-use crate::registry::Options;
+use crate::{certificates, registry::Options};
 
 /// The admission webhook of leader.
 #[derive(Clone, Debug, Parser)]
@@ -26,9 +26,19 @@ pub struct Settings {
     /// Name of the Secret with the certificate authority.
     #[arg(long, env = "LEADER_WEBHOOK_CA_SECRET", default_value = "leader-webhook-ca")]
     pub ca_secret: String,
+    /// Where certificates come from.
+    #[command(flatten)]
+    pub certificates: certificates::Options,
     /// Image of the injected init container. Unset: the image of the init container `agent-image` of the webhook's own pod.
     #[arg(long, env = "LEADER_AGENT_IMAGE")]
     pub agent_image: Option<String>,
+    /// Name of the secret that the agent's image is pulled with, in the namespace of each workload. Injection refuses a workload whose
+    /// namespace does not have it.
+    #[arg(long, env = "LEADER_AGENT_PULL_SECRET")]
+    pub agent_pull_secret: Option<String>,
+    /// File with the authority, in PEM, whose certificate whoever sends reviews has to show. It is read at the start.
+    #[arg(long, env = "LEADER_WEBHOOK_CLIENT_CA")]
+    pub client_ca: Option<PathBuf>,
     /// Name of the webhook's own pod, where `--agent-image` is unset.
     #[arg(long, env = "LEADER_WEBHOOK_POD")]
     pub pod: Option<String>,

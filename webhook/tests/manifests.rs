@@ -8,6 +8,10 @@ use std::{
 };
 
 use leader_agent::names;
+use leader_webhook::{
+    controller::succession::COST,
+    services::slices::{MANAGED_BY, MANAGER},
+};
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy").canonicalize().unwrap()
@@ -71,6 +75,8 @@ fn every_kind_that_makes_pods_meets_webhook_and_policy() {
         "pods",
         "replicasets",
         "replicationcontrollers",
+        // They make none, and are steered.
+        "services",
         "statefulsets",
     ];
     let (webhook, policy) = (read("webhook-configuration.yaml"), read("policy.yaml"));
@@ -78,28 +84,45 @@ fn every_kind_that_makes_pods_meets_webhook_and_policy() {
     assert!(kinds(&webhook).iter().eq(all), "{:?}", kinds(&webhook));
     // Controllers must be able to change running pods while the webhook is down.
     let (_, pods) = webhook.split_once("- name: pods.inject.leader.io\n").unwrap();
+    let (pods, _) = pods.split_once("- name: services.inject.leader.io\n").unwrap();
     assert!(pods.contains("resources: [pods]\n    operations: [CREATE]\n") && !pods.contains("UPDATE"));
-    // A policy without a binding judges nothing.
-    let named = |kind: &str| -> BTreeSet<&str> {
-        let documents = policy.split("\n---\n").filter(|document| document.contains(&format!("\nkind: {kind}\n")));
-        documents.filter_map(|document| document.lines().find_map(|line| line.strip_prefix("  name: "))).collect()
-    };
-    assert_eq!(named("ValidatingAdmissionPolicy"), named("ValidatingAdmissionPolicyBinding"));
-    assert_eq!(named("ValidatingAdmissionPolicy").len(), policy.matches("validationActions: [Deny]").count());
+}
+
+/// A policy without a binding judges nothing.
+#[test]
+fn every_policy_is_bound() {
+    for file in ["policy.yaml", "limits.yaml"] {
+        let policy = fs::read_to_string(deploy().join("base").join(file)).unwrap();
+        let named = |kind: &str| -> BTreeSet<&str> {
+            let documents = policy.split("\n---\n").filter(|document| document.contains(&format!("\nkind: {kind}\n")));
+            documents.filter_map(|document| document.lines().find_map(|line| line.strip_prefix("  name: "))).collect()
+        };
+        assert_eq!(named("ValidatingAdmissionPolicy"), named("ValidatingAdmissionPolicyBinding"), "{file}");
+        assert_eq!(
+            named("ValidatingAdmissionPolicy").len(),
+            policy.matches("validationActions: [Deny]").count(),
+            "{file}"
+        );
+    }
 }
 
 #[test]
 fn the_names_are_the_programs() {
     // Rendered, the text would be folded and quoted anew.
     let read = |file: &str| fs::read_to_string(deploy().join("base").join(file)).unwrap();
-    let text = ["webhook-configuration.yaml", "policy.yaml", "deployment.yaml"].map(read).concat();
+    let text = ["webhook-configuration.yaml", "policy.yaml", "limits.yaml", "deployment.yaml"].map(read).concat();
     let expected = [
         format!("k.startsWith('{}')", names::PREFIX),
         format!("k != '{}'", names::INJECTED),
         "path: /inject\n".to_owned(),
         format!("'{}' in object.metadata.annotations", names::ID),
+        format!("'{}' in object.metadata.annotations", names::LEADER_ONLY),
         format!("c.name == '{}'", names::INIT_CONTAINER),
         format!("'{}' in c.command", names::AGENT_PATH),
+        format!("key == '{COST}'"),
+        format!("'{MANAGED_BY}' in oldObject.metadata.labels"),
+        format!("oldObject.metadata.labels['{MANAGED_BY}'] == '{MANAGER}'"),
+        format!("{MANAGED_BY}: {MANAGER}\n"),
         format!("[{}, --version]", names::AGENT_IMAGE_PATH),
         "containerPort: 10250\n".to_owned(),
         format!("leader-agent:{}\n", env!("CARGO_PKG_VERSION")),

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that is tested, in one command.
 
 mod faults;
+mod soak;
 
 use std::env;
 use std::process::Stdio;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use leader_tests::command::{Tool, is_installed};
 use leader_tests::progress::say;
-use leader_tests::{Cluster, ClusterName, Status, machine};
+use leader_tests::{Cluster, ClusterName, Status, binaries, machine};
 
 use crate::images::{self, checkout};
 use crate::install;
@@ -43,12 +44,17 @@ pub(crate) struct Options {
 enum Only {
     /// Tries each fault many times and prints a table: how often two led at once, and how long nobody did. More than an hour.
     Faults(faults::Options),
+    /// Writes workloads while replicas, certificates and the API server come and go, and prints a table: what was refused, and why. 15
+    /// minutes.
+    Soak(soak::Options),
 }
 
 /// Runs everything, and ends with the first step that fails.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    if let Some(Only::Faults(options)) = &options.only {
-        return faults::run(options);
+    match &options.only {
+        Some(Only::Faults(options)) => return faults::run(options),
+        Some(Only::Soak(options)) => return soak::run(options),
+        None => {}
     }
     let mut steps = Steps::default();
     let result = everything(options, &mut steps);
@@ -96,13 +102,43 @@ fn lints(steps: &mut Steps) -> Result<()> {
 fn on_cluster(options: &Options, steps: &mut Steps) -> Result<()> {
     let cluster = steps.run("cluster up", || Cluster::up(&options.name))?;
     let references = steps.run("images", || images::build_and_push(&cluster, None))?;
+    if options.long {
+        // Without it the test of upgrades changes tags only.
+        steps.run("images before", || images::build_and_push_previous(&cluster, None, "HEAD~1"))?;
+    }
     steps.run("install", || install::install(&cluster, &references))?;
+    if options.filter.is_none() {
+        // A compiler beside tests would take the processors from those whose leases are short.
+        steps.run("programs of tests", || {
+            binaries::client_go_candidate()?;
+            binaries::promtool()?;
+            machine::browser().map(drop)
+        })?;
+    }
     let mut cargo = cargo_for(options);
     for (name, value) in cluster.environment() {
         cargo = cargo.env(name, value);
     }
     let packages = ON_CLUSTER.map(|package| ["--package", package]).concat();
     steps.run("tests on the cluster", || test(cargo, &packages, options.filter.as_deref(), &[AT_ONCE]))
+}
+
+/// Brings up the cluster of this name with everything installed, works on it, and takes it down again unless it was up already or is to be
+/// kept.
+fn on_a_cluster(name: &ClusterName, keep: bool, work: impl FnOnce(&Cluster, &mut Steps) -> Result<()>) -> Result<()> {
+    machine::check()?;
+    let mut steps = Steps::default();
+    let was_up = matches!(Cluster::status(name), Status::Up(_));
+    let mut on_it = || {
+        let cluster = steps.run("cluster up", || Cluster::up(name))?;
+        let references = steps.run("images", || images::build_and_push(&cluster, None))?;
+        steps.run("install", || install::install(&cluster, &references))?;
+        Ok(cluster)
+    };
+    let result = on_it().and_then(|cluster| work(&cluster, &mut steps));
+    let down = if was_up || keep { Ok(()) } else { steps.run("cluster down", || Cluster::down(name).map(drop)) };
+    steps.summary();
+    result.and(down)
 }
 
 fn test(cargo: Tool, packages: &[&str], filter: Option<&str>, harness: &[&str]) -> Result<()> {

@@ -86,7 +86,11 @@ async fn measure(arguments: &Arguments) -> Result<serde_json::Value, Failure> {
                 timing,
                 seed: fastrand::u64(..),
                 preparation: Duration::ZERO,
+                stop_time: Duration::ZERO,
                 reclaim: None,
+                born_under_turning_on: false,
+                yields: false,
+                unhealthy_step_down: None,
             };
             tokio::task::spawn_local(candidate::candidate(config.clone(), settings, id.clone(), Rc::clone(&tally)));
         }

@@ -63,6 +63,8 @@ pub struct App {
     beside: Vec<Running>,
     /// Killing has begun: nothing new is started.
     ending: bool,
+    /// It runs whether or not there is a deadline.
+    unbound: bool,
 }
 
 /// What happens to the app. The order is: nothing or one of the first two, then `Gone`.
@@ -136,6 +138,25 @@ impl App {
         if !matches!(guard.armed(), Ok(Some(_))) && !mutant::is(Mutant::TimersNotLookedAt) {
             return Err(StartError::NotArmed);
         }
+        Self::begin(guard, command, environment)
+    }
+
+    /// As [`Self::start`], for an app that runs whoever leads: no deadline is asked for.
+    ///
+    /// # Errors
+    /// When the command is empty or holds a NUL, or no process can be made.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub fn start_unbound(
+        guard: &Guard,
+        command: &[OsString],
+        environment: &[(OsString, OsString)],
+    ) -> Result<Self, StartError> {
+        Ok(Self { unbound: true, ..Self::begin(guard, command, environment)? })
+    }
+
+    fn begin(guard: &Guard, command: &[OsString], environment: &[(OsString, OsString)]) -> Result<Self, StartError> {
         let terminal = Terminal::at_stdin(guard.group);
         let image = command::image(command, environment, guard.mask, terminal.is_some(), None)?;
         let watch = || -> io::Result<_> { Ok((listen(&SignalSet::only(libc::SIGCHLD))?, Walker::new()?)) };
@@ -151,6 +172,7 @@ impl App {
             environment: environment.to_owned(),
             beside: Vec::new(),
             ending: false,
+            unbound: false,
         })
     }
 
@@ -165,7 +187,7 @@ impl App {
         if self.first.is_none() || self.ending {
             return Err(StartError::Ending { command: name(command) });
         }
-        if !matches!(guard.armed(), Ok(Some(_))) {
+        if !self.unbound && !matches!(guard.armed(), Ok(Some(_))) {
             return Err(StartError::NotArmed);
         }
         let (stdio, output) = exec::stdio().map_err(StartError::Prepare)?;

@@ -8,6 +8,7 @@ mod told;
 use std::{future::Future, pin::Pin, rc::Rc, sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream::FuturesUnordered};
+use jiff::Timestamp;
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep_until},
@@ -19,8 +20,13 @@ use crate::{
     clock::Now,
     cpu,
     elector::{Action, Elector, Event, Loss, Role, Settings, Source, StopReason},
-    lease::{client::LeaseClient, watch::watch},
+    lease::{
+        client::LeaseClient,
+        record::{annotate, micro_time},
+        watch::watch,
+    },
     metrics::Metrics,
+    names,
     term_file::TermFile,
 };
 
@@ -72,6 +78,10 @@ pub struct Campaign {
     metrics: Option<Arc<Metrics>>,
     /// A Lease that is created gets no labels.
     unlabelled: bool,
+    /// This candidate, as it holds a Lease.
+    identity: String,
+    /// Since when this process is a candidate.
+    started: Timestamp,
     told: Told,
     /// The CPU limit is below one core, or cannot be read.
     starved: bool,
@@ -86,6 +96,7 @@ impl Campaign {
         let lease = format!("{}/{}", settings.namespace, settings.name);
         info!(lease, identity = settings.identity, lease_duration = ?timing.lease(), margin = ?timing.margin(), "standing by");
         let client = Rc::new(client);
+        let identity = settings.identity.clone();
         let (sender, observations) = mpsc::channel(OBSERVATIONS);
         let watched = Rc::clone(&client);
         Self {
@@ -97,6 +108,8 @@ impl Campaign {
             term_file,
             metrics: None,
             unlabelled: false,
+            identity,
+            started: Timestamp::now(),
             told: Told::default(),
             starved: timing.is_starved(),
             tick: Instant::now() + TICK,
@@ -222,6 +235,11 @@ impl Campaign {
             && !metadata.contains_key("resourceVersion")
         {
             metadata.remove("labels");
+        }
+        if body["spec"]["holderIdentity"] == self.identity.as_str() {
+            // Another process of the same container has the same identity: who sees one of them end has to know which.
+            let value = format!("{} {}", micro_time(self.started), self.identity);
+            annotate(&mut body, names::AGENT_STARTED, value);
         }
         let client = Rc::clone(&self.client);
         let metrics = self.metrics.clone().filter(|_| self.elector.role() == Role::Leader);

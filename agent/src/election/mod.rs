@@ -298,7 +298,11 @@ impl Election {
             timing,
             seed: fastrand::u64(..),
             preparation: Duration::ZERO,
+            stop_time: Duration::ZERO,
             reclaim: None,
+            born_under_turning_on: false,
+            yields: false,
+            unhealthy_step_down: None,
         };
         let health = self.health_port.map(|port| (port, self.health_check.take()));
         let (wind_down, stop) = (self.wind_down, self.stop.0.subscribe());

@@ -25,8 +25,18 @@ pub struct Settings {
     pub seed: u64,
     /// How long the caller may take to prepare the app for a stop that is not urgent: [`Action::Prepare`]. Zero: it is not asked to.
     pub preparation: Duration,
+    /// How long the app may take for a stop that is not urgent, its preparation included, while the lease is renewed. The stop grace is
+    /// left to it after a preparation in any case.
+    pub stop_time: Duration,
     /// The term that a former process of this container held, where it is proved that all its processes are gone.
     pub reclaim: Option<Term>,
+    /// Election was being turned on when this candidate was made: a Lease that is not there is one that was lost, and with it who is
+    /// waited for.
+    pub born_under_turning_on: bool,
+    /// Another place than this one is preferred for the leader: after a release this candidate lets others go first.
+    pub yields: bool,
+    /// For how long the app may be unready ([`Event::Ready`]) before its leadership is given away; `None`: for ever.
+    pub unhealthy_step_down: Option<Duration>,
 }
 
 /// Where an observation comes from: this decides whether it can be older than what is known.
@@ -82,6 +92,8 @@ pub enum Event {
     AppExited,
     /// The app runs and will not become what it should be: its postStart hook or its startup probe has failed for good.
     AppFailed,
+    /// The app's readiness probe passes, or fails, from now on; before the first of these the app counts as ready.
+    Ready(bool),
     /// What [`Action::Prepare`] asked for is done.
     Prepared,
     /// `wait()` answered ECHILD: no process of the app is left.
@@ -112,6 +124,12 @@ pub enum StopReason {
     /// A person put the hold annotation on the Lease.
     #[error("the Lease is on hold")]
     Hold,
+    /// A person asked the holder of this term to give leadership away.
+    #[error("asked to give leadership to another one")]
+    StepDown,
+    /// The app was not ready for too long, and a standby would take over.
+    #[error("the application was not ready for too long, and another candidate takes over")]
+    Unready,
     /// The margin has grown so much that two renewals do not fit any more.
     #[error("this machine's timers are too late: two renewals no longer fit into the lease")]
     NoRoom,
@@ -121,9 +139,15 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// Whether the app may be prepared for this stop: the lease is not in danger, and nobody has asked the app itself to stop.
-    pub(super) fn lets_prepare(self) -> bool {
-        matches!(self, Self::Hold | Self::AppFailed)
+    /// Whether the app may be prepared for this stop, and has the pod's time for it: the lease is not in danger, and nobody has asked
+    /// the app itself to stop.
+    pub(crate) fn is_planned(self) -> bool {
+        matches!(self, Self::Hold | Self::AppFailed) || self.gives_away()
+    }
+
+    /// Whether this stop is for another candidate to lead, though this one could.
+    pub(super) fn gives_away(self) -> bool {
+        matches!(self, Self::StepDown | Self::Unready)
     }
 }
 
@@ -163,7 +187,8 @@ pub enum Action {
     /// Prepare the app, which still runs, for a stop: its preStop hook. An [`Event::Prepared`] follows, or an [`Action::Stop`]
     /// because there is no more time.
     Prepare(StopReason),
-    /// Ask the app to stop. For [`StopReason::Shutdown`] it has been asked already.
+    /// Ask the app to stop. For [`StopReason::Shutdown`] it has been asked already. Where none was started, in a term that an earlier
+    /// process held, an [`Event::AppGone`] says that nothing is left of what that one started.
     Stop(StopReason),
     /// Kill the app's whole tree, again and again until it is gone.
     Kill,

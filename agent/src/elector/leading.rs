@@ -4,12 +4,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::{Action, Elector, Loss, Phase, StopReason, requests::Held, sighting::Sighting, standby::may_keep};
+use super::{
+    Action, Elector, Loss, Phase, Settings, StopReason, requests::Held, sighting::Sighting, steering::Readiness,
+};
 use crate::{
     clock::Now,
-    lease::record::{self, Record, Term},
+    lease::{
+        record::{self, Record, Term},
+        steering::ask_for_successor,
+    },
     mutant::{self, Mutant},
-    timing::{GONE_AFTER_KILL, MAX_CLOCK_SKEW, RETRY, Timing},
+    timing::{GONE_AFTER_KILL, MAX_CLOCK_SKEW, RETRY},
 };
 
 /// A term with an app that may be alive.
@@ -29,6 +34,8 @@ pub(super) struct Leading {
     next_renewal: Duration,
     stop: Option<Stop>,
     grace: Duration,
+    stop_time: Duration,
+    pub(super) readiness: Readiness,
 }
 
 /// A stop that has begun.
@@ -38,13 +45,14 @@ struct Stop {
     began: Duration,
     /// Until when the app may be prepared; `None` once it was asked to stop.
     prepare_until: Option<Duration>,
-    /// When KILL follows, or followed; `None` while the app is prepared, or the kubelet's own grace period counts.
+    /// When KILL follows, or followed; `None` while the app is prepared, or the kubelet itself ends the pod.
     kill_at: Option<Duration>,
     killed: bool,
 }
 
 impl Leading {
-    pub(super) fn new(held: &Held, sent: Now, timing: &Timing) -> Self {
+    pub(super) fn new(held: &Held, sent: Now, settings: &Settings) -> Self {
+        let timing = &settings.timing;
         Self {
             term: held.term.clone(),
             renew_time: held.renew_time,
@@ -59,7 +67,9 @@ impl Leading {
             armed: None,
             next_renewal: sent.boot + timing.renew_period(),
             stop: None,
+            readiness: Readiness::default(),
             grace: if mutant::is(Mutant::NoStopSignal) { Duration::ZERO } else { timing.grace() },
+            stop_time: settings.stop_time,
         }
     }
 
@@ -93,10 +103,32 @@ impl Leading {
         }
     }
 
+    /// Why the app is being stopped, if it is.
+    pub(super) fn stop_reason(&self) -> Option<StopReason> {
+        self.stop.as_ref().map(|stop| stop.reason)
+    }
+
     /// The app is asked to stop from now on.
-    fn ask_to_stop(&mut self, reason: StopReason, now: Now) {
-        let kill_at = (reason != StopReason::Shutdown).then(|| now.boot + self.grace);
+    pub(super) fn ask_to_stop(&mut self, reason: StopReason, now: Now) {
+        let began = self.stop.as_ref().map_or(now.boot, |stop| stop.began);
+        let soon = now.boot + self.grace;
+        let has_time = if mutant::is(Mutant::PlannedStopHurried) {
+            false
+        } else {
+            reason.is_planned() || mutant::is(Mutant::LostLeaseLeisurely)
+        };
+        let kill_at = match reason {
+            StopReason::Shutdown => None,
+            _ if has_time => Some(soon.max(began + self.stop_time)),
+            _ => Some(soon),
+        };
         self.stop = Some(Stop { reason, began: now.boot, prepare_until: None, kill_at, killed: false });
+    }
+
+    /// No app was started in this term by this process: there is nothing to kill, and what an earlier one left behind is waited for
+    /// without a limit of its own.
+    pub(super) fn ask_whether_gone(&mut self, reason: StopReason, now: Now) {
+        self.stop = Some(Stop { reason, began: now.boot, prepare_until: None, kill_at: None, killed: false });
     }
 
     /// The caller is told of `deadline` by whoever calls this.
@@ -149,8 +181,8 @@ impl Elector {
             // Emptied or made anew without a proof: everybody else waits L from here, so there is time to take it back.
             leading.renew_at(now.boot);
         }
-        if !may_keep(&record) {
-            self.begin_stop(StopReason::Hold, now);
+        if let Some(reason) = self.reason_to_give_way(&record) {
+            self.begin_stop(reason, now);
         }
     }
 
@@ -237,6 +269,7 @@ impl Elector {
                 self.prepared(now);
             }
         }
+        self.ask_for_successor_if_due(now);
         let Phase::Leading(leading) = &mut self.phase else { return };
         if let Some(stop) = &mut leading.stop
             && let Some(at) = stop.kill_at
@@ -281,7 +314,9 @@ impl Elector {
                     term.uid.clone_from(&record.uid);
                     term.transitions = term.transitions.max(record.transitions);
                 }
-                (record.held(identity, &term, stamp, seconds), Some(record.resource_version))
+                let mut body = record.held(identity, &term, stamp, seconds);
+                ask_for_successor(&mut body, leading.readiness.asks.then(|| term.name(identity)));
+                (body, Some(record.resource_version))
             }
         };
         self.write(body, Some(Held { term, renew_time: stamp }), base, now);
@@ -290,10 +325,10 @@ impl Elector {
     /// Begins to stop the app, or to prepare it for that. A reason that lets nobody wait cuts the preparation for another short.
     pub(super) fn begin_stop(&mut self, reason: StopReason, now: Now) {
         let preparation = self.settings.preparation;
-        let prepares = reason.lets_prepare() && !preparation.is_zero();
+        let prepares = reason.is_planned() && !preparation.is_zero();
         let Phase::Leading(leading) = &mut self.phase else { return };
         match &leading.stop {
-            Some(stop) if stop.prepare_until.is_none() || reason.lets_prepare() => return,
+            Some(stop) if stop.prepare_until.is_none() || reason.is_planned() => return,
             _ => {}
         }
         if prepares {

@@ -13,6 +13,7 @@ mod releasing;
 mod requests;
 mod sighting;
 mod standby;
+mod steering;
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -121,9 +122,22 @@ impl Elector {
         self.margin
     }
 
+    /// Why the app is being stopped, if it is.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        match &self.phase {
+            Phase::Leading(leading) => leading.stop_reason(),
+            _ => None,
+        }
+    }
+
     /// Whether this candidate will end rather than stand by again.
     pub fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// An annotation of the Lease last seen; none where the Lease is not there.
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        self.sighting.as_ref()?.record()?.annotation(key)
     }
 
     /// What keeps this standby from acquiring, beside a holder whose time is not over.
@@ -154,6 +168,7 @@ impl Elector {
             Event::Replied { attempt, reply } => self.replied(attempt, reply, now),
             Event::AppExited => self.app_exited(now),
             Event::AppFailed => self.app_failed(now),
+            Event::Ready(ready) => self.readiness(ready, now),
             Event::Prepared => self.prepared(now),
             Event::AppGone => self.app_gone(now),
             Event::Shutdown => self.shutdown(now),
@@ -177,7 +192,10 @@ impl Elector {
         let read = if self.read == Reading::Wanted { request(Duration::ZERO) } else { None };
         let phase = match &self.phase {
             Phase::Standby(standby) => [self.standby_timeout(standby, now), None],
-            Phase::Leading(leading) => [Some(leading.next_timeout(self.margin)), request(leading.next_renewal())],
+            Phase::Leading(leading) => {
+                let own = [Some(leading.next_timeout(self.margin)), self.successor_timeout(leading)];
+                [own.into_iter().flatten().min(), request(leading.next_renewal())]
+            }
             Phase::Releasing(releasing) => [Some(releasing.until()), request(Duration::ZERO)],
             Phase::Ended => return None,
         };
@@ -246,7 +264,7 @@ impl Elector {
     fn die(&mut self, loss: Loss) {
         if mutant::is(Mutant::ForcedLossCampaigns) {
             self.actions.extend([Action::Kill, Action::Disarm]);
-            self.phase = Phase::Standby(Standby::after_step_down(Duration::ZERO));
+            self.phase = Phase::Standby(Standby::after_step_down(Duration::ZERO, false));
             return;
         }
         self.phase = Phase::Ended;

@@ -7,6 +7,7 @@ use crate::{
     clock::Now,
     lease::record::Term,
     mutant::{self, Mutant},
+    timing::GIVEN_AWAY_WAIT,
 };
 
 /// A term whose app is gone, until its release is known.
@@ -70,9 +71,13 @@ impl Elector {
         let Phase::Releasing(releasing) = &mut self.phase else { return };
         let Some(record) = self.sighting.as_ref().and_then(Sighting::record).cloned() else { return };
         releasing.written = true;
-        let term = releasing.term.clone();
+        let (term, reason) = (releasing.term.clone(), releasing.reason);
         let stamp = self.stamp(now);
-        let body = record.released(&self.settings.identity, &term, stamp);
+        let identity = &self.settings.identity;
+        let body = match reason {
+            StopReason::Unready => record.given_up(identity, &term, stamp),
+            _ => record.released(identity, &term, stamp),
+        };
         self.write(body, None, Some(record.resource_version), now);
     }
 
@@ -82,12 +87,15 @@ impl Elector {
         let pause = match releasing.reason {
             // The cause lasts: another machine is the better place.
             StopReason::NoRoom | StopReason::ClockSkew => self.settings.timing.lease(),
+            reason if reason.gives_away() && mutant::is(Mutant::TakesBackAtOnce) => Duration::ZERO,
+            reason if reason.gives_away() => GIVEN_AWAY_WAIT,
             _ => self.settings.timing.pause(),
         };
         if given_back {
             self.actions.push_back(Action::ForgetTerm);
         }
-        self.phase = Phase::Standby(Standby::after_step_down(now.boot + pause));
+        let gave_away = releasing.reason.gives_away();
+        self.phase = Phase::Standby(Standby::after_step_down(now.boot + pause, gave_away));
         self.attempts.clear();
         self.no_read_wanted();
     }

@@ -31,8 +31,8 @@ pub(super) struct Attempt {
 pub(super) struct InFlight {
     pub(super) number: u64,
     pub(super) sent: Duration,
-    /// It makes a Lease, rather than changing one.
-    pub(super) creates: bool,
+    /// After a conflict the next try can wait.
+    pub(super) unhurried: bool,
 }
 
 /// Whether the Lease has to be looked at before anything else is sent.
@@ -59,7 +59,7 @@ impl Elector {
     }
 
     pub(super) fn replied(&mut self, number: u64, reply: Reply, now: Now) {
-        let Some(InFlight { sent, creates, .. }) = self.in_flight.take_if(|in_flight| in_flight.number == number)
+        let Some(InFlight { sent, unhurried, .. }) = self.in_flight.take_if(|in_flight| in_flight.number == number)
         else {
             if let (Reply::Written(record), true) = (reply, mutant::is(Mutant::LateReplyRevives)) {
                 self.lead_by_name(&record, now);
@@ -76,9 +76,9 @@ impl Elector {
             }
             Reply::Conflict => {
                 self.read = Reading::Wanted;
-                if creates {
-                    // Refused though the Lease was not there a moment ago: a server that goes on like this, because the
-                    // namespace is gone, say, is not asked in a loop.
+                if unhurried {
+                    // A creation, say, refused though the Lease was not there a moment ago: a server that goes on like this, because
+                    // the namespace is gone, is not asked in a loop.
                     self.retry_later(now);
                 }
                 if let Phase::Leading(leading) = &mut self.phase {
@@ -152,7 +152,7 @@ impl Elector {
         }
         let number = self.next_attempt;
         self.next_attempt += 1;
-        self.in_flight = Some(InFlight { number, sent: now.boot, creates: base.is_none() });
+        self.in_flight = Some(InFlight { number, sent: now.boot, unhurried: base.is_none() });
         // Only what holds the Lease has to be known again when it is seen.
         self.attempts.extend(held.map(|held| Attempt { number, sent: now, held, base }));
         // One that is forgotten is not known again when it is seen: that costs a wait, and never safety.

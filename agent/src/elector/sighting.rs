@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::Source;
+use super::{Settings, Source, standby::may_acquire};
 use crate::{
     clock::Now,
     lease::record::{Inherited, Record},
     mutant::{self, Mutant},
     names,
+    timing::{PREFERENCE_WAIT, TRANSFER_WAIT},
 };
 
 /// Longer than this nobody waits, whatever a record says.
@@ -24,6 +25,10 @@ pub(super) struct Sighting {
     absent: bool,
     /// When the fields that a holder renews were first seen as they are: both clocks, because either may be slow.
     since: Now,
+    /// When it was first seen that these candidates may take the Lease, or may not: from then on some leave it to others.
+    opened: Duration,
+    /// What the Lease says of the last term that was given away because the app was not ready, and when it was first seen to say so.
+    given_up: Option<(String, Duration)>,
     /// When the newest state was received.
     received: Duration,
     /// The longest duration seen in this term, or since the Lease was lost.
@@ -45,7 +50,23 @@ impl Sighting {
     pub(super) fn new(record: Record, now: Now) -> Self {
         let longest = record.duration.unwrap_or_default();
         let version = record.resource_version;
-        Self { record, version, absent: false, since: now, received: now.boot, longest, restored: false }
+        let given_up = record.annotation(names::GIVEN_UP).map(|term| (term.to_owned(), now.boot));
+        Self {
+            record,
+            version,
+            absent: false,
+            since: now,
+            opened: now.boot,
+            given_up,
+            received: now.boot,
+            longest,
+            restored: false,
+        }
+    }
+
+    /// When leadership was seen to have been given away because the app was not ready; nobody's clock but this machine's counts.
+    pub(super) fn given_up_at(&self) -> Option<Duration> {
+        self.given_up.as_ref().map(|&(_, at)| at)
     }
 
     /// The newest record, `None` while the Lease is absent.
@@ -55,7 +76,9 @@ impl Sighting {
 
     /// What a Lease that comes back must carry over.
     pub(super) fn inherited(&self) -> Inherited {
-        Inherited { turning_on: self.record.annotation(names::TURNING_ON).map(str::to_owned) }
+        let value = |key: &str| self.record.annotation(key).map(str::to_owned);
+        let hold = value(names::HOLD).filter(|_| !mutant::is(Mutant::HoldForgotten));
+        Inherited { turning_on: value(names::TURNING_ON), hold }
     }
 
     /// The Lease was not there; `version` is that of its deletion, where a watch told it.
@@ -96,6 +119,13 @@ impl Sighting {
             self.restored = false;
         }
         let another = !same_object && !mutant::is(Mutant::NewObjectContinuesWait);
+        if !same_object || key(&record) != key(&self.record) || opening(&record) != opening(&self.record) {
+            self.opened = now.boot;
+        }
+        let given_up = record.annotation(names::GIVEN_UP);
+        if given_up != self.given_up.as_ref().map(|(term, _)| term.as_str()) {
+            self.given_up = given_up.map(|term| (term.to_owned(), now.boot));
+        }
         if another || self.absent || went_back || key(&record) != key(&self.record) {
             self.since = since(source, now);
         } else if mutant::is(Mutant::SwapsFirstVersion) {
@@ -108,10 +138,28 @@ impl Sighting {
         Update::Taken
     }
 
-    /// Whether a candidate whose own lease lasts `own` may take this Lease now.
-    pub(super) fn is_free(&self, own: Duration, now: Now) -> bool {
-        let empty = mutant::is(Mutant::EmptyIsFree) && self.record.holder.is_none();
-        !self.absent && (empty || self.is_released() || self.remaining(own, now).is_zero())
+    /// Whether `candidate` may take this Lease now.
+    pub(super) fn is_free(&self, candidate: &Settings, now: Now) -> bool {
+        !self.absent && self.free_in(candidate, now).is_zero()
+    }
+
+    /// After what time `candidate` may take this Lease, unless it changes.
+    pub(super) fn free_in(&self, candidate: &Settings, now: Now) -> Duration {
+        let meant = self.record.is_meant_for(&candidate.identity);
+        let empty = self.record.holder.is_none()
+            && (mutant::is(Mutant::EmptyIsFree) || (mutant::is(Mutant::TransferWithoutProof) && meant == Some(true)));
+        if !empty && !self.is_released() {
+            return self.remaining(candidate, now);
+        }
+        // Others may have a better right to a released Lease, for a moment from when it can be taken.
+        let transfer = match meant {
+            Some(false) if mutant::is(Mutant::TransferHasNoEnd) => LONGEST_WAIT,
+            Some(false) if !mutant::is(Mutant::TransferIgnored) => TRANSFER_WAIT,
+            _ => Duration::ZERO,
+        };
+        let yields = candidate.yields && meant != Some(true) && !mutant::is(Mutant::PreferenceIgnored);
+        let place = if yields { PREFERENCE_WAIT } else { Duration::ZERO };
+        (transfer + place).saturating_sub(now.boot.saturating_sub(self.opened))
     }
 
     /// Whether the last holder gave it back by a proof that can be believed.
@@ -119,12 +167,15 @@ impl Sighting {
         !self.restored && self.record.is_free()
     }
 
-    /// How much of the wait is left: the full wait must pass on both clocks.
-    pub(super) fn remaining(&self, own: Duration, now: Now) -> Duration {
+    /// How much of the wait for a Lease that is not released is left: the full wait must pass on both clocks.
+    fn remaining(&self, candidate: &Settings, now: Now) -> Duration {
+        let own = candidate.timing.lease();
         let wait = if mutant::is(Mutant::WaitsOwnDuration) {
             own
         } else if mutant::is(Mutant::WaitsRecordDuration) {
             self.longest
+        } else if mutant::is(Mutant::PreferenceShortensWait) && !candidate.yields {
+            self.longest.max(own) * 3 / 4
         } else {
             self.longest.max(own).min(LONGEST_WAIT)
         };
@@ -169,6 +220,11 @@ fn since(source: Source, now: Now) -> Now {
 fn since_renewal(record: &Record, now: Now) -> Duration {
     let renewed = record.renew_time.map_or(i64::MIN, Timestamp::as_millisecond);
     Duration::from_millis(u64::try_from(now.wall.as_millisecond().saturating_sub(renewed)).unwrap_or_default())
+}
+
+/// By what it is decided who may take a released Lease first, beside [`key`].
+fn opening(record: &Record) -> impl PartialEq + '_ {
+    (record.is_free(), may_acquire(record), record.annotation(names::TRANSFER_TO))
 }
 
 /// L starts again when one of these changes, and only then: edits of metadata must not feed a dead leader.

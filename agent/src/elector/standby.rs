@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    Action, Elector, Phase, Settings,
+    Action, Elector, Phase, Settings, StopReason,
     leading::Leading,
     requests::{Held, Reading},
     sighting::Sighting,
+    steering::reason_to_end,
 };
 use crate::{
     clock::Now,
@@ -22,15 +23,18 @@ pub(super) struct Standby {
     reclaim: Option<Term>,
     /// A candidate that just stepped down lets others go first.
     not_before: Duration,
+    /// Until one of them has.
+    until_another_leads: bool,
 }
 
 impl Standby {
     pub(super) fn new(reclaim: Option<Term>) -> Self {
-        Self { reclaim, not_before: Duration::ZERO }
+        Self { reclaim, not_before: Duration::ZERO, until_another_leads: false }
     }
 
-    pub(super) fn after_step_down(not_before: Duration) -> Self {
-        Self { reclaim: None, not_before }
+    /// `gave_away` says that the term ended for another candidate to lead.
+    pub(super) fn after_step_down(not_before: Duration, gave_away: bool) -> Self {
+        Self { reclaim: None, not_before, until_another_leads: gave_away }
     }
 }
 
@@ -53,6 +57,12 @@ impl Elector {
         {
             standby.reclaim = None;
         }
+        if let Phase::Standby(standby) = &mut self.phase
+            && standby.until_another_leads
+            && record.holder.as_ref().is_some_and(|holder| *holder != self.settings.identity)
+        {
+            standby.not_before = Duration::ZERO;
+        }
         if !mutant::is(Mutant::ResendsAfterConflict) {
             self.forget_outdated_attempts();
         }
@@ -68,17 +78,19 @@ impl Elector {
             return;
         }
         let Phase::Standby(standby) = &self.phase else { return };
-        let own = self.settings.timing.lease();
         let (name, namespace) = (&self.settings.name, &self.settings.namespace);
         let Some(sighting) = &self.sighting else {
             if self.never_seen_absent {
-                let body = record::unheld(name, namespace, self.settings.timing.lease_seconds(), &Inherited::default());
+                let turning_on = self.settings.born_under_turning_on.then(|| names::TURNING_ON_UNKNOWN.to_owned());
+                let inherited = Inherited { turning_on, hold: None };
+                let body = record::unheld(name, namespace, self.settings.timing.lease_seconds(), &inherited);
                 self.create(body, now);
             }
             return;
         };
         let Some(record) = sighting.record() else {
-            let seconds = i32::try_from(sighting.longest(own).as_secs()).unwrap_or(i32::MAX);
+            let longest = sighting.longest(self.settings.timing.lease());
+            let seconds = i32::try_from(longest.as_secs()).unwrap_or(i32::MAX);
             let body = record::unheld(name, namespace, seconds, &sighting.inherited());
             if mutant::is(Mutant::StandbyCreatesHeld) {
                 return self.create_held(now);
@@ -91,14 +103,25 @@ impl Elector {
         }
         let reclaimed = standby.reclaim.clone().filter(|_| may_keep(record));
         let insists = mutant::is(Mutant::ResendsAfterConflict) && !self.attempts.is_empty();
-        let free = now.boot >= standby.not_before && (sighting.is_free(own, now) || insists);
+        let free = now.boot >= standby.not_before && (sighting.is_free(&self.settings, now) || insists);
         if reclaimed.is_none() && !(may_acquire(record) && free) {
+            if now.boot >= standby.not_before && self.would_succeed(record) {
+                let record = record.clone();
+                self.answer(&record, now);
+            }
             return;
         }
         let record = record.clone();
         let stamp = self.stamp(now);
-        let term = reclaimed.unwrap_or_else(|| record.next_term(stamp));
-        let body = record.held(&self.settings.identity, &term, stamp, self.settings.timing.lease_seconds());
+        let (identity, seconds) = (&self.settings.identity, self.settings.timing.lease_seconds());
+        let (term, body) = if let Some(term) = reclaimed {
+            // What was asked of this term still is.
+            (term.clone(), record.held(identity, &term, stamp, seconds))
+        } else {
+            let term = record.next_term(stamp);
+            let body = record.acquired(identity, &term, stamp, seconds);
+            (term, body)
+        };
         self.write(body, Some(Held { term, renew_time: stamp }), Some(record.resource_version), now);
         // When this fails without a clear answer, the next try does not follow at once: the others try as well.
         self.not_before = now.boot + self.settings.timing.pause();
@@ -111,13 +134,14 @@ impl Elector {
         let soonest = standby.not_before.max(self.not_before);
         let Some(sighting) = &self.sighting else { return self.never_seen_absent.then_some(self.not_before) };
         let Some(record) = sighting.record() else { return Some(self.not_before) };
-        let own = self.settings.timing.lease();
         let reclaims = standby.reclaim.is_some() && may_keep(record);
         if !reclaims && !may_acquire(record) {
             return None;
         }
-        let free_in =
-            if reclaims || sighting.is_free(own, now) { Duration::ZERO } else { sighting.remaining(own, now) };
+        if self.would_succeed(record) {
+            return Some(soonest);
+        }
+        let free_in = if reclaims { Duration::ZERO } else { sighting.free_in(&self.settings, now) };
         let room =
             if self.settings.timing.has_room(self.margin) { Duration::ZERO } else { self.settings.timing.lease() };
         Some((now.boot + free_in.max(room)).max(soonest))
@@ -155,7 +179,8 @@ impl Elector {
     /// The acquiring write, sent at `sent`, is known to be stored.
     pub(super) fn lead(&mut self, held: Held, token: u64, sent: Now, now: Now) {
         let sent = if mutant::is(Mutant::DeadlineFromReply) { now } else { sent };
-        let mut leading = Leading::new(&held, sent, &self.settings.timing);
+        let reclaimed = matches!(&self.phase, Phase::Standby(standby) if standby.reclaim.is_some());
+        let mut leading = Leading::new(&held, sent, &self.settings);
         self.attempts.clear();
         self.in_flight = None;
         self.not_before = Duration::ZERO;
@@ -163,10 +188,25 @@ impl Elector {
         self.actions.push_back(Action::StoreTerm(held.term));
         let deadline = leading.deadline(self.margin);
         let too_late = now.boot + self.settings.timing.grace() >= deadline;
-        let held_back = self.sighting.as_ref().and_then(Sighting::record).is_some_and(|record| !may_keep(record));
+        let record = self.sighting.as_ref().and_then(Sighting::record);
+        let held_back = record.and_then(reason_to_end);
+        let ends = match held_back {
+            None if self.closing => Some(StopReason::Shutdown),
+            None if too_late => Some(StopReason::RunningOut),
+            reason => reason,
+        };
+        let asks_first = reclaimed && !mutant::is(Mutant::ReclaimReleasedUnasked);
+        match ends {
+            // Nothing is left of the app, but perhaps of what was told to run beside it: only the caller knows.
+            Some(reason) if asks_first => leading.ask_whether_gone(reason, now),
+            Some(reason) => leading.ask_to_stop(reason, now),
+            None => {}
+        }
         leading.set_armed(deadline);
         self.phase = Phase::Leading(Box::new(leading));
-        if self.closing || too_late || held_back {
+        if let Some(reason) = ends.filter(|_| asks_first) {
+            self.actions.extend([Action::Arm(deadline), Action::Stop(reason)]);
+        } else if ends.is_some() {
             self.begin_release(now);
         } else if mutant::is(Mutant::StartsUnarmed) {
             self.actions.extend([Action::Start { token }, Action::Arm(deadline)]);
@@ -178,7 +218,7 @@ impl Elector {
 }
 
 /// Whether anybody may become the holder.
-fn may_acquire(record: &Record) -> bool {
+pub(super) fn may_acquire(record: &Record) -> bool {
     let turning_on = record.annotation(names::TURNING_ON).is_some() && !mutant::is(Mutant::TurningOnIgnored);
     may_keep(record) && !turning_on
 }

@@ -1,15 +1,22 @@
 //! Requests for one Lease, each with a deadline of its own. Leaves the decisions to the elector.
 //!
-//! kube's defaults are unsafe for a lease holder: its retries are off here (`credentials`), every request ends after
+//! kube's defaults are unsafe for a lease holder: here there is no layer that retries ([`super::connection`]), every request ends after
 //! [`crate::timing::Timing::request_timeout`], and after one that got no answer the next starts on a fresh connection.
 
 use std::{cell::RefCell, time::Duration};
 
-use http::{Method, Request};
+use http::{
+    Method, Request,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
+};
 use kube::{Client, Config, core::Status};
 use serde_json::Value;
 
-use super::record::{Record, RecordError};
+use super::{
+    authorization::Authorization,
+    connection::{self, ConnectionError},
+    record::{Record, RecordError},
+};
 use crate::{elector::Reply, id::LeaderId};
 
 /// Why a request brought nothing.
@@ -29,6 +36,9 @@ pub enum RequestError {
     /// The request or its answer was lost, or could not be read.
     #[error("{}", chain(.0))]
     Transport(kube::Error),
+    /// There is no way to send it.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
     /// The answer is no Lease.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -83,6 +93,7 @@ impl From<kube::Error> for RequestError {
 pub struct LeaseClient {
     config: Config,
     connection: RefCell<Option<Connection>>,
+    authorization: RefCell<Option<Authorization>>,
     timeout: Duration,
     namespace: String,
     id: LeaderId,
@@ -100,11 +111,18 @@ impl LeaseClient {
     /// A client for the Lease `id`. Nothing is sent yet. Each request ends after `timeout`.
     pub fn new(mut config: Config, namespace: &str, id: &LeaderId, timeout: Duration) -> Self {
         config.connect_timeout = Some(timeout);
-        Self { config, connection: RefCell::new(None), timeout, namespace: namespace.to_owned(), id: id.clone() }
+        Self {
+            config,
+            connection: RefCell::new(None),
+            authorization: RefCell::new(None),
+            timeout,
+            namespace: namespace.to_owned(),
+            id: id.clone(),
+        }
     }
 
     /// Another client for the same Lease, with connections of its own.
-    pub(super) fn another(&self) -> Self {
+    pub(crate) fn another(&self) -> Self {
         Self::new(self.config.clone(), &self.namespace, &self.id, self.timeout)
     }
 
@@ -131,15 +149,15 @@ impl LeaseClient {
     }
 
     /// Sends one request on the current connections and waits for its answer until the deadline.
-    pub(super) async fn request(&self, method: Method, path: String, body: Vec<u8>) -> Result<Value, RequestError> {
+    pub(crate) async fn request(&self, method: Method, path: String, body: Vec<u8>) -> Result<Value, RequestError> {
         let client = self.client()?;
-        let request = build(method, path, body)?;
+        let request = self.build(method, path, body)?;
         let outcome = match tokio::time::timeout(self.timeout, client.request::<Value>(request)).await {
             Ok(outcome) => outcome.map_err(RequestError::from),
             Err(_) => Err(RequestError::Timeout(self.timeout)),
         };
         let unanswered = matches!(outcome, Err(RequestError::Timeout(_) | RequestError::Transport(_)));
-        // A new client reads the token's file at once; an old one does once in 50 s, by the wall clock, which may be set back.
+        // A client certificate that was renewed counts from the next connection on.
         let unknown = matches!(outcome, Err(RequestError::Status { code: 401, .. }));
         if unanswered || unknown {
             self.reset();
@@ -152,14 +170,34 @@ impl LeaseClient {
         if let Some(Connection(client)) = &*connection {
             return Ok(client.clone());
         }
-        let client = Client::try_from(self.config.clone())?;
+        let client = connection::connect(&self.config)?;
         *connection = Some(Connection(client.clone()));
         Ok(client)
     }
 
     /// Drops all connections: what is still under way on them is abandoned, and must not hold up what follows.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         *self.connection.borrow_mut() = None;
+    }
+
+    /// A request that says who asks.
+    pub(super) fn build(&self, method: Method, path: String, body: Vec<u8>) -> Result<Request<Vec<u8>>, RequestError> {
+        let mut authorization = self.authorization.borrow_mut();
+        let authorization = match &mut *authorization {
+            Some(authorization) => authorization,
+            none => none.insert(Authorization::of(&self.config.auth_info)?),
+        };
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .body(body)
+            .map_err(|error| RequestError::Transport(kube::Error::HttpError(error)))?;
+        if let Some(value) = authorization.now()? {
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
     }
 
     fn path(&self) -> String {
@@ -178,16 +216,6 @@ impl LeaseClient {
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
-}
-
-pub(super) fn build(method: Method, path: String, body: Vec<u8>) -> Result<Request<Vec<u8>>, RequestError> {
-    Request::builder()
-        .method(method)
-        .uri(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
-        .header(http::header::ACCEPT, "application/json")
-        .body(body)
-        .map_err(|error| RequestError::Transport(kube::Error::HttpError(error)))
 }
 
 /// What an error says about the write that got it.

@@ -38,6 +38,11 @@ pub enum CredentialsError {
         "the kubeconfig's user gets its credentials from a program ({0}), which could hang while the lease runs out: use a client certificate, a token or a token file"
     )]
     Program(String),
+    /// The API server is reached through a proxy.
+    #[error(
+        "the API server would be reached through the proxy {0}, which the agent does not speak to: name an address of the API server that needs none, or leave out `proxy-url` and HTTPS_PROXY"
+    )]
+    Proxy(String),
     /// The kubeconfig that was named cannot be used.
     #[error("the kubeconfig {} cannot be used: {source}", path.display())]
     Named {
@@ -54,7 +59,6 @@ pub enum CredentialsError {
 }
 
 /// The pod's account: from `folder` where one is given, else from the usual place; outside a pod, KUBECONFIG or its default.
-/// The result retries nothing by itself.
 ///
 /// # Errors
 /// When neither can be used.
@@ -94,18 +98,21 @@ async fn of_kubeconfig(path: &Path) -> Result<Config, CredentialsError> {
     checked(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(named)?)
 }
 
-/// `config` as an election can use it: it retries nothing by itself.
+/// `config`, if an election can use it.
 ///
 /// # Errors
-/// When a program would have to be run for credentials.
-pub fn checked(mut config: Config) -> Result<Config, CredentialsError> {
+/// When a program would have to be run for credentials, or a proxy be asked.
+pub fn checked(config: Config) -> Result<Config, CredentialsError> {
     if let Some(program) = &config.auth_info.exec {
         return Err(CredentialsError::Program(format!("exec: {}", program.command.as_deref().unwrap_or_default())));
     }
     if let Some(provider) = &config.auth_info.auth_provider {
         return Err(CredentialsError::Program(format!("auth-provider: {}", provider.name)));
     }
-    config.default_retry = false;
+    if let Some(proxy) = &config.proxy_url {
+        // Without the password that may be before it.
+        return Err(CredentialsError::Proxy(proxy.host().unwrap_or_default().to_owned()));
+    }
     Ok(config)
 }
 
@@ -118,13 +125,35 @@ fn of_account(folder: &Path, host: String) -> Result<Config, CredentialsError> {
         source,
     })?;
     let mut config = Config::new(address);
-    // The file is what counts, read again when the CA is rotated. Without a list beside it, if an empty one, the client first
-    // asks for the system's roots, of which an image made from scratch has none.
-    config.root_cert = Some(Vec::new());
     config.root_cert_file = Some(folder.join("ca.crt"));
     config.auth_info.token_file = Some(folder.join("token").to_string_lossy().into_owned());
     if let Ok(namespace) = std::fs::read_to_string(folder.join("namespace")) {
         namespace.trim().clone_into(&mut config.default_namespace);
     }
     Ok(config)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::config::{AuthProviderConfig, ExecConfig};
+
+    use super::*;
+
+    fn refusal(change: impl FnOnce(&mut Config)) -> String {
+        let mut config = Config::new("https://192.0.2.1".parse().unwrap());
+        change(&mut config);
+        checked(config).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_could_hang_or_is_not_spoken_is_refused_by_name() {
+        let program = ExecConfig { command: Some("get-token".to_owned()), ..ExecConfig::default() };
+        let by_program = refusal(|config| config.auth_info.exec = Some(program));
+        assert!(by_program.contains("exec: get-token"), "{by_program}");
+        let provider = AuthProviderConfig { name: "gcp".to_owned(), ..AuthProviderConfig::default() };
+        let by_provider = refusal(|config| config.auth_info.auth_provider = Some(provider));
+        assert!(by_provider.contains("auth-provider: gcp"), "{by_provider}");
+        let proxy = refusal(|config| config.proxy_url = Some("http://me:secret@proxy.example:3128".parse().unwrap()));
+        assert!(proxy.contains("the proxy proxy.example,") && !proxy.contains("secret"), "{proxy}");
+    }
 }

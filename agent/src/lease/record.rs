@@ -30,7 +30,7 @@ pub struct Record {
     /// `spec.leaseDurationSeconds`, where it is given and positive.
     pub duration: Option<Duration>,
     /// Shared: a record is handed around far more often than it is written.
-    object: Arc<Value>,
+    pub(super) object: Arc<Value>,
 }
 
 /// One term of leadership: from an acquisition to its release. Stored in the term file for a reclaim.
@@ -43,6 +43,13 @@ pub struct Term {
     pub transitions: i32,
     /// Its acquire time in this term.
     pub acquire_time: Timestamp,
+}
+
+impl Term {
+    /// This term, held by `holder`, as annotations of the Lease name it: `uid/holder/transitions/acquireTime`.
+    pub fn name(&self, holder: &str) -> String {
+        format!("{}/{holder}/{}/{}", self.uid, self.transitions, micro_time(self.acquire_time))
+    }
 }
 
 /// Why an object cannot be read as a Lease.
@@ -143,12 +150,16 @@ impl Record {
         object
     }
 
-    /// The body of a PUT that releases `term` with its proof, as client-go releases: holder empty, duration 1, transitions kept.
+    /// The body of a PUT that releases `term` with its proof, as client-go releases: holder empty, duration 1, transitions kept. What the
+    /// term was asked for goes with it; whom the release is meant for stays.
     pub fn released(&self, identity: &str, term: &Term, now: Timestamp) -> Value {
         let mut object = Value::clone(&self.object);
         set_term(&mut object, "", term.transitions, term.acquire_time, now, 1);
-        let proof = format!("{}/{identity}/{}/{}", self.uid, term.transitions, micro_time(term.acquire_time));
-        entry(entry(&mut object, "metadata"), "annotations")[names::RELEASED] = Value::String(proof);
+        for key in [names::STEP_DOWN, names::SUCCESSOR_WANTED, names::SUCCESSOR] {
+            remove_annotation(&mut object, key);
+        }
+        let term = Term { uid: self.uid.clone(), ..term.clone() };
+        annotate(&mut object, names::RELEASED, term.name(identity));
         object
     }
 
@@ -163,6 +174,8 @@ impl Record {
 pub struct Inherited {
     /// The value of [`names::TURNING_ON`] when last seen: a Lease that comes back must not forget who is waited for.
     pub turning_on: Option<String>,
+    /// The value of [`names::HOLD`] when last seen: who keeps everybody from leading did not mean "until the Lease is lost".
+    pub hold: Option<String>,
 }
 
 /// The body of a PUT without resourceVersion that makes an unheld Lease: it creates, and never overwrites.
@@ -178,8 +191,10 @@ pub fn unheld(name: &str, namespace: &str, seconds: i32, inherited: &Inherited) 
         },
         "spec": { "leaseDurationSeconds": seconds, "leaseTransitions": 0 },
     });
-    if let Some(value) = &inherited.turning_on {
-        object["metadata"]["annotations"] = json!({ (names::TURNING_ON): value });
+    for (key, value) in [(names::TURNING_ON, &inherited.turning_on), (names::HOLD, &inherited.hold)] {
+        if let Some(value) = value {
+            annotate(&mut object, key, value.clone());
+        }
     }
     object
 }
@@ -238,7 +253,13 @@ fn entry<'a>(object: &'a mut Value, name: &str) -> &'a mut Value {
     value
 }
 
-fn remove_annotation(object: &mut Value, key: &str) {
+/// Sets an annotation of `object`.
+pub(crate) fn annotate(object: &mut Value, key: &str, value: String) {
+    entry(entry(object, "metadata"), "annotations")[key] = Value::String(value);
+}
+
+/// Takes an annotation of `object` off.
+pub(super) fn remove_annotation(object: &mut Value, key: &str) {
     if let Some(annotations) = object.pointer_mut("/metadata/annotations").and_then(Value::as_object_mut) {
         annotations.remove(key);
     }

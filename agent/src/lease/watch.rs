@@ -13,7 +13,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    client::{LeaseClient, RequestError, build},
+    client::{LeaseClient, RequestError},
     record::Record,
 };
 use crate::{
@@ -74,7 +74,7 @@ async fn follow(client: &LeaseClient, silence: Duration, events: &mpsc::Sender<E
         client.collection(),
         client.selector()
     );
-    let request = build(Method::GET, path, Vec::new())?;
+    let request = client.build(Method::GET, path, Vec::new())?;
     let stream = timeout(client.timeout(), client.client()?.request_events::<Value>(request))
         .await
         .map_err(|_| RequestError::Timeout(client.timeout()))??;

@@ -15,8 +15,10 @@ use crate::{
     elector::{Event, Settings, StopReason},
     guard::{Guard, Signals},
     lease::{client::LeaseClient, credentials},
+    names,
     probes::server::Server,
     run::RunError,
+    slices::{Slices, endpoint::Aim, place::Place},
     status_file::StatusFile,
     stop_signal::StopSignal,
 };
@@ -44,6 +46,9 @@ pub async fn observe(settings: ObserveSettings, guard: Guard) -> Result<(Guard, 
     let api = Api::new(candidate.clone(), publisher.subscribe(), publisher.metrics().clone(), asks);
     server.serve(move |origin, request| api.clone().respond(origin, request));
     let client = LeaseClient::new(config, &candidate.namespace, &settings.id, settings.timing.request_timeout());
+    let place = || Place::find(&candidate.namespace, &candidate.identity, settings.credentials_dir.as_deref(), None);
+    let place = settings.is_injected.then(place).flatten();
+    let slices = Slices::new(client.another(), candidate.namespace.clone(), place);
     let elector = Settings {
         name: candidate.id,
         namespace: candidate.namespace,
@@ -51,12 +56,18 @@ pub async fn observe(settings: ObserveSettings, guard: Guard) -> Result<(Guard, 
         timing: settings.timing,
         seed: fastrand::u64(..),
         preparation: std::time::Duration::ZERO,
+        stop_time: std::time::Duration::ZERO,
         reclaim: None,
+        born_under_turning_on: settings.born_under_turning_on,
+        yields: settings.yields,
+        unhealthy_step_down: None,
     };
     let mut campaign = Campaign::new(client, elector, None);
     campaign.count_in(publisher.metrics().clone());
-    campaign.without_labels();
-    let mut observer = Observer { campaign, publisher, guard, leads: false, withdraws: false };
+    if !settings.is_injected {
+        campaign.without_labels();
+    }
+    let mut observer = Observer { campaign, publisher, slices, guard, leads: false, withdraws: false };
     loop {
         if observer.carry_out() {
             return Ok((observer.guard, ORDERLY));
@@ -67,6 +78,7 @@ pub async fn observe(settings: ObserveSettings, guard: Guard) -> Result<(Guard, 
             signal = signals.next() => observer.signalled(signal),
             gone = observer.publisher.withdrawn(), if observer.withdraws => observer.withdrawn(gone),
             () = observer.campaign.turn(wake) => {}
+            () = observer.slices.turn() => {}
         }
         observer.campaign.time_passed(wake);
     }
@@ -75,6 +87,8 @@ pub async fn observe(settings: ObserveSettings, guard: Guard) -> Result<(Guard, 
 struct Observer {
     campaign: Campaign,
     publisher: Publisher,
+    /// Where traffic to the leader is sent.
+    slices: Slices,
     guard: Guard,
     /// Between a start and the moment at which nothing says any more that this candidate leads.
     leads: bool,
@@ -115,6 +129,9 @@ impl Observer {
             }
         }
         self.publisher.refresh(self.campaign.elector());
+        self.slices.named(self.campaign.elector().annotation(names::SLICES));
+        // The app's readiness is the kubelet's to know: a pod that leads gets the traffic.
+        self.slices.aim(if self.leads && !self.withdraws { Aim::Ready } else { Aim::Out });
         false
     }
 

@@ -21,6 +21,8 @@ const ADDED_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why nobody is ready to lead, or to follow, before the Lease was read.
 const NOT_READ: &str = "the agent has not read its Lease yet: its log says why";
+/// Why a pod is not ready whose app may well be.
+const NOT_LEADING: &str = "mode ready: this pod does not lead";
 
 /// What a request is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +49,23 @@ pub enum Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Standby,
-    PostStart { started: Duration, begun: bool },
-    Startup { started: Duration, due: Duration, under_way: bool, failures: u32 },
-    Running { started: Duration },
+    PostStart {
+        started: Duration,
+        begun: bool,
+    },
+    Startup {
+        started: Duration,
+        due: Duration,
+        under_way: bool,
+        failures: u32,
+    },
+    Running {
+        started: Duration,
+    },
+    /// The app runs whoever leads, from the start of the container on.
+    Everywhere {
+        leads: bool,
+    },
 }
 
 /// The gate of one candidate. Moments are on any clock that does not go back.
@@ -67,6 +83,19 @@ impl Gate {
     /// A standby that has seen nothing yet.
     pub fn new(probes: Probes, has_post_start: bool) -> Self {
         Self { probes, has_post_start, lease_seen: false, stage: Stage::Standby, stopping: false }
+    }
+
+    /// For an app that runs in every pod, of which only the leader's is ready. The kubelet has seen it start, and asks everything but
+    /// readiness by itself.
+    pub fn everywhere(probes: Probes) -> Self {
+        Self { stage: Stage::Everywhere { leads: false }, ..Self::new(probes, false) }
+    }
+
+    /// Whether this candidate leads, where the app runs in every pod.
+    pub fn leads(&mut self, leads: bool) {
+        if matches!(self.stage, Stage::Everywhere { .. }) {
+            self.stage = Stage::Everywhere { leads };
+        }
     }
 
     /// The Lease was read: true from then on, whatever becomes of the API server.
@@ -87,7 +116,10 @@ impl Gate {
 
     /// Nothing of the app is left.
     pub fn app_gone(&mut self) {
-        self.stage = Stage::Standby;
+        self.stage = match self.stage {
+            Stage::Everywhere { .. } => Stage::Everywhere { leads: false },
+            _ => Stage::Standby,
+        };
     }
 
     /// What to begin now. The caller reports its end with [`Self::ended`].
@@ -170,6 +202,11 @@ impl Gate {
                 if now < until { Verdict::Wait(until) } else { Verdict::Fail(NOT_READ) }
             }
             (Stage::Standby, _) => Verdict::Pass("standing by"),
+            (Stage::Everywhere { leads: false }, Kind::Readiness) => Verdict::Fail(NOT_LEADING),
+            // The kubelet has waited for what comes before readiness, initialDelaySeconds too.
+            (Stage::Everywhere { leads: true }, Kind::Readiness) if self.probe(kind).is_some() => Verdict::CarryOut,
+            (Stage::Everywhere { leads: true }, _) => Verdict::Pass("leading"),
+            (Stage::Everywhere { leads: false }, _) => Verdict::Pass("the application runs in every pod"),
             (_, Kind::Startup) => Verdict::Pass("leading: the agent asks the startup probe by itself"),
             (Stage::PostStart { .. }, Kind::Liveness) => Verdict::Pass("leading: the postStart hook comes first"),
             (Stage::PostStart { .. }, Kind::Readiness) => Verdict::Fail("the postStart hook has not passed yet"),
@@ -295,6 +332,35 @@ mod tests {
         assert!(passes(liveness) && readiness == Verdict::CarryOut);
         gate.app_gone();
         assert!(ask(&gate, 8).into_iter().all(passes));
+    }
+
+    #[test]
+    fn where_the_app_runs_everywhere_only_the_leader_is_ready_and_the_users_probe_counts_there() {
+        for readiness in [None, Some(probe(99, 1, 1, 1))] {
+            let of_leader = if readiness.is_some() { Verdict::CarryOut } else { Verdict::Pass("leading") };
+            let mut gate = Gate::everywhere(Probes { readiness, ..all() });
+            // Whether the Lease was read makes nobody ready.
+            for seen in [false, true] {
+                if seen {
+                    gate.lease_seen();
+                }
+                let [liveness, readiness, startup] = ask(&gate, 0);
+                assert!(passes(liveness) && fails(readiness) && passes(startup));
+            }
+            gate.leads(true);
+            let [liveness, readiness, startup] = ask(&gate, 0);
+            assert!(passes(liveness) && readiness == of_leader && passes(startup));
+            assert_eq!((gate.poll(at(9)), gate.next_timeout()), (None, None), "the kubelet does that");
+            gate.leads(false);
+            assert!(fails(ask(&gate, 1)[1]));
+            gate.leads(true);
+            gate.app_gone();
+            assert!(fails(ask(&gate, 2)[1]), "whose app has ended is not ready");
+        }
+        let mut gate = Gate::new(all(), false);
+        gate.lease_seen();
+        gate.leads(true);
+        assert!(passes(ask(&gate, 0)[1]), "a standby of the other mode is none of this");
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub enum Order {
     },
     /// The app's start has failed for good.
     AppFailed,
+    /// The app's readiness probe passes, or fails, from now on.
+    Ready(bool),
     /// The app is prepared for its stop.
     Prepared,
 }

@@ -15,6 +15,7 @@ pub mod http;
 pub mod interface;
 mod limited;
 pub mod prober;
+mod readiness;
 pub mod routes;
 pub mod server;
 pub mod spec;

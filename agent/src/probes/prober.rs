@@ -21,11 +21,13 @@ use super::{
     gate::{Gate, Task, Verdict},
     grpc, http,
     interface::{Answer, Ask, Job, Order, Question},
+    readiness::Readiness,
     spec::{Handler, Hooks, Probes},
 };
 use crate::{
     app::{Exec, ExecEnd, StartError},
     clock,
+    slices::endpoint::Aim,
 };
 
 /// A result that is not older than this answers a request as well: whoever asks all the time must not start a program each time.
@@ -46,6 +48,8 @@ pub struct Prober {
     liveness: Slot,
     readiness: Slot,
     startup: Slot,
+    /// Whether the app is ready, for traffic that follows the leader.
+    own_look: Readiness,
     pre_stop: PreStop,
     jobs: FuturesUnordered<LocalBoxFuture<'static, (Job, Outcome)>>,
     orders: VecDeque<Order>,
@@ -94,9 +98,41 @@ impl Prober {
             liveness: Slot::default(),
             readiness: Slot::default(),
             startup: Slot::default(),
+            own_look: Readiness::default(),
             pre_stop: PreStop::Over,
             jobs: FuturesUnordered::new(),
             orders: VecDeque::new(),
+        }
+    }
+
+    /// For an app that runs in every pod, of which only the leader's is ready.
+    pub fn everywhere(probes: Probes, target: Target, asks: mpsc::Receiver<Ask>) -> Self {
+        let gate = Gate::everywhere(probes.clone());
+        Self { gate, ..Self::new(probes, Hooks::default(), target, Duration::ZERO, asks) }
+    }
+
+    /// Whether this candidate leads, where the app runs in every pod.
+    pub fn leads(&mut self, leads: bool) {
+        self.gate.leads(leads);
+        // Each term is told anew whether the app is ready.
+        self.readiness.told = None;
+        self.own_look.begin(clock::boot());
+        // No hook is the agent's here: this is when traffic may come.
+        self.pre_stop = if leads { PreStop::Ready } else { PreStop::Over };
+        self.advance();
+    }
+
+    /// Whether anybody wants to know if the app is ready, beside the kubelet: then it is asked without waiting for that one.
+    pub fn follow_readiness(&mut self, wanted: bool) {
+        self.own_look.want(wanted);
+    }
+
+    /// What the app is for traffic: nothing from the moment on at which it is stopped, or prepared for that.
+    pub fn traffic(&self) -> Aim {
+        match self.pre_stop {
+            PreStop::Ready if self.own_look.is_ready() => Aim::Ready,
+            PreStop::Ready => Aim::Started,
+            PreStop::Over | PreStop::UnderWay { .. } | PreStop::Done(_) => Aim::Out,
         }
     }
 
@@ -115,7 +151,7 @@ impl Prober {
             },
             (Question::PreStop, _) => None,
         });
-        let due = held.chain(self.gate.next_timeout()).min();
+        let due = held.chain(self.gate.next_timeout()).chain(self.own_look_due()).min();
         let pause = async {
             match due {
                 Some(due) => sleep(due.saturating_sub(now)).await,
@@ -138,7 +174,9 @@ impl Prober {
 
     /// The app was started.
     pub fn app_started(&mut self) {
-        self.gate.app_started(clock::boot());
+        let now = clock::boot();
+        self.gate.app_started(now);
+        self.own_look.begin(now);
         self.pre_stop = PreStop::Ready;
         self.advance();
     }
@@ -175,6 +213,7 @@ impl Prober {
             send(waiting, &Answer::new(false, "the application ended before the preStop hook did"));
         }
         let now = clock::boot();
+        self.own_look.begin(now);
         for kind in Kind::ALL {
             let slot = mem::take(self.slot(kind));
             for reply in slot.waiting {
@@ -221,6 +260,32 @@ impl Prober {
         }
         for ask in mem::take(&mut self.held) {
             self.asked(ask);
+        }
+        self.look();
+    }
+
+    /// When the app's readiness is asked for without the kubelet.
+    fn own_look_due(&self) -> Option<Duration> {
+        self.own_look.due().filter(|_| matches!(self.pre_stop, PreStop::Ready))
+    }
+
+    /// Asks for the app's readiness where it is time.
+    fn look(&mut self) {
+        let now = clock::boot();
+        if self.own_look_due().is_none_or(|due| due > now) {
+            return;
+        }
+        let verdict = self.gate.ask(Kind::Readiness, now, now);
+        let probe = self.gate.probe(Kind::Readiness);
+        match verdict {
+            Verdict::Pass(_) => self.own_look.answered(true, probe, now),
+            Verdict::Fail(_) | Verdict::Wait(_) => self.own_look.too_early(now),
+            Verdict::CarryOut => {
+                self.own_look.asked(probe, now);
+                if !mem::replace(&mut self.readiness.under_way, true) {
+                    self.begin(Job::Probe(Kind::Readiness));
+                }
+            }
         }
     }
 
@@ -344,6 +409,9 @@ impl Prober {
             Job::Probe(kind) => {
                 let answer = Answer::of(Some(kind), outcome);
                 self.tell(kind, &answer);
+                if kind == Kind::Readiness {
+                    self.own_look.answered(answer.passed, self.gate.probe(kind), now);
+                }
                 let slot = self.slot(kind);
                 slot.under_way = false;
                 send(mem::take(&mut slot.waiting), &answer);
@@ -374,6 +442,9 @@ impl Prober {
     /// Logs a probe that fails, or passes again: once.
     fn tell(&mut self, kind: Kind, answer: &Answer) {
         let told = self.slot(kind).told.replace(answer.passed);
+        if kind == Kind::Readiness && told != Some(answer.passed) {
+            self.orders.push_back(Order::Ready(answer.passed));
+        }
         let (probe, reason) = (kind.name(), answer.reason.as_str());
         match (told, answer.passed) {
             (None | Some(true), false) => warn!(probe, reason, "the application's probe fails"),

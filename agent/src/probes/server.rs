@@ -59,7 +59,7 @@ pub enum Origin {
 pub enum ServerError {
     /// Somebody else has the port.
     #[error(
-        "port {port}, on which the agent answers the kubelet's probes, is in use: set the workload's annotation {}port to a port that nothing in the pod, or on the node of a pod with hostNetwork, listens on",
+        "port {port}, on which the agent answers the kubelet's probes, is in use: set the workload's annotation {}port, or --port where nothing was injected, to a port that nothing in the pod, or on the node of a pod with hostNetwork, listens on",
         names::PREFIX
     )]
     InUse {
@@ -68,7 +68,7 @@ pub enum ServerError {
     },
     /// The port cannot be listened on.
     #[error(
-        "cannot listen on port {port}: {source}. The workload's annotation {}port can say another one",
+        "cannot listen on port {port}: {source}. The workload's annotation {}port can say another one, or --port where nothing was injected",
         names::PREFIX
     )]
     Port {

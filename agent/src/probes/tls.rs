@@ -3,14 +3,14 @@
 use std::{io, sync::Arc};
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime},
+    ClientConfig, Error,
+    crypto::ring,
+    pki_types::{InvalidDnsNameError, ServerName},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::limited::Limited;
+use crate::unverified::Unverified;
 
 /// HTTP/2 as applications are asked for it in the handshake (RFC 7540).
 pub(super) const HTTP2: &[u8] = b"h2";
@@ -25,7 +25,7 @@ pub(super) async fn handshake(stream: Limited, host: &str) -> io::Result<TlsStre
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        .with_custom_certificate_verifier(Arc::new(Unverified::new(provider)))
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP2.to_vec(), HTTP1.to_vec()];
     let name = ServerName::try_from(host.to_owned())
@@ -37,43 +37,4 @@ pub(super) async fn handshake(stream: Limited, host: &str) -> io::Result<TlsStre
 pub(super) fn is_no_tls(error: &io::Error) -> bool {
     let error = error.get_ref().and_then(|error| error.downcast_ref::<Error>());
     matches!(error, Some(Error::InvalidMessage(_)))
-}
-
-/// Takes every certificate.
-#[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -4,6 +4,7 @@ use std::{future, sync::Arc};
 
 use leader_agent::{
     election::{Election, Leadership, Outcome},
+    lease::record::Record,
     names,
 };
 use libtest_mimic::Trial;
@@ -22,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_future_that_panics_releases_the_lease", panics),
         trial("leadership_is_handed_over_and_the_terms_do_not_overlap", hands_over),
         trial("a_term_ended_by_a_hold_is_followed_by_another", on_hold),
+        trial("a_term_that_is_asked_to_end_is_followed_by_another", asked_to_step_down),
     ]
 }
 
@@ -192,4 +194,27 @@ async fn on_hold() {
     let (outcome, ()) = tokio::join!(run, person);
     assert_eq!(outcome.unwrap(), Outcome::Finished(()));
     assert!(terms == 2 && tokens[1] > tokens[0], "{terms} terms with {tokens:?}");
+}
+
+async fn asked_to_step_down() {
+    let api = Arc::new(Api::released());
+    let mut tokens = Vec::new();
+    let lead = |leadership: Leadership| {
+        tokens.push(leadership.token());
+        let (is_first, api) = (tokens.len() == 1, Arc::clone(&api));
+        async move {
+            if is_first {
+                api.edit(|lease| {
+                    let term = Record::parse(lease.clone()).expect("a Lease").term_name().expect("a holder");
+                    lease["metadata"]["annotations"][names::STEP_DOWN] = term.into();
+                });
+                future::pending::<()>().await;
+            }
+        }
+    };
+    // Nobody else is there: it leads again, and what was asked of the first term says nothing to the second.
+    let outcome = candidate("one", &address(&api)).run(lead).await.unwrap();
+    assert_eq!(outcome, Outcome::Finished(()));
+    assert!(tokens.len() == 2 && tokens[1] > tokens[0], "{tokens:?}");
+    assert!(api.lease()["metadata"]["annotations"][names::STEP_DOWN].is_null(), "{}", api.lease());
 }

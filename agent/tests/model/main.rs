@@ -4,6 +4,7 @@
 //! at any later moment or never, stops, kills or restarts a process, or changes the Lease. The clock jumps to what happens next. So
 //! this walks through all placements of so many faults, where the simulation draws from many more kinds by chance.
 
+mod people;
 mod state;
 
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use leader_agent::{
 };
 use stateright::{Checker, Model, Property};
 
-use crate::state::{Load, State};
+use crate::state::{Load, START, State};
 
 const SAFE: &str = "no rule is broken, and never are there two apps";
 
@@ -36,6 +37,12 @@ enum Step {
     Delete,
     Empty,
     HandTo(usize),
+    /// The present holder is asked to give leadership away.
+    AskToStepDown,
+    /// The same, to the other candidate.
+    AskToTransfer,
+    /// A controller has seen that the holder's container has ended, and frees its Lease.
+    Free,
 }
 
 struct World {
@@ -52,7 +59,7 @@ struct World {
 impl World {
     fn new(faults: u8, periods: f64) -> Self {
         let timing = Timing::new(Duration::from_secs(5), None, false).expect("fits");
-        let until = Duration::from_secs(100) + timing.lease().mul_f64(periods);
+        let until = START + timing.lease().mul_f64(periods);
         Self { timing, faults, until, begins_with_a_crash: false, mutant: None }
     }
 }
@@ -105,10 +112,13 @@ impl Model for World {
         actions.extend(held.into_iter().map(Step::Deliver));
         let nodes = || (0..state.nodes.len()).filter(|&n| !state.nodes[n].dead && state.nodes[n].dead_at.is_none());
         actions.extend(nodes().filter(|&n| state.nodes[n].paused).map(Step::Resume));
+        if state.may_be_freed() {
+            actions.push(Step::Free);
+        }
         if state.faults_left == 0 {
             return;
         }
-        actions.extend([Step::Delete, Step::Empty]);
+        actions.extend([Step::Delete, Step::Empty, Step::AskToStepDown, Step::AskToTransfer]);
         actions.extend((0..state.nodes.len()).map(Step::HandTo));
         if !self.begins_with_a_crash {
             actions.extend(nodes().flat_map(|n| [Step::Crash(n), Step::Restart(n)]));
@@ -119,7 +129,7 @@ impl Model for World {
     fn next_state(&self, last: &State, step: Step) -> Option<State> {
         mutant::choose(self.mutant);
         let mut state = last.clone();
-        if !matches!(step, Step::Deliver(_) | Step::Pass | Step::Resume(_)) {
+        if !matches!(step, Step::Deliver(_) | Step::Pass | Step::Resume(_) | Step::Free) {
             state.faults_left -= 1;
         }
         match step {
@@ -133,6 +143,9 @@ impl Model for World {
             Step::Delete => state.delete(),
             Step::Empty => state.edit_holder(""),
             Step::HandTo(n) => state.edit_holder(["ann", "ben"][n]),
+            Step::AskToStepDown => state.ask_to_step_down(false),
+            Step::AskToTransfer => state.ask_to_step_down(true),
+            Step::Free => state.free(),
         }
         // What nobody will receive makes no difference.
         let nodes = &state.nodes;
@@ -164,6 +177,12 @@ impl Model for World {
                 }),
                 Property::sometimes("a restarted leader takes its term up again", |_: &Self, state: &State| {
                     state.starts == 2 && state.lease.as_ref().is_some_and(|record| record.transitions == 1)
+                }),
+                Property::sometimes("leadership is given away in good order", |_: &Self, state: &State| {
+                    state.given_away && state.starts > 1
+                }),
+                Property::sometimes("a freed Lease is taken before its time", |model: &Self, state: &State| {
+                    state.freed && state.starts > 1 && state.now < START + model.timing.lease()
                 }),
                 Property::sometimes("nobody leads", |_: &Self, state: &State| {
                     state.nodes.iter().all(|node| node.app.is_none())
@@ -221,7 +240,13 @@ fn after_a_crash_somebody_leads_whatever_is_lost() {
 /// The model bites: without the margin, or where an empty Lease is free, it finds two apps.
 #[test]
 fn mistakes_are_found() {
-    for mutant in [Mutant::NoMargin, Mutant::EmptyIsFree, Mutant::StandbyCreatesHeld, Mutant::LeadsOnOwnName] {
+    for mutant in [
+        Mutant::NoMargin,
+        Mutant::EmptyIsFree,
+        Mutant::StandbyCreatesHeld,
+        Mutant::LeadsOnOwnName,
+        Mutant::ReleasesAtStop,
+    ] {
         let model = World { mutant: Some(mutant), ..World::new(1, 1.6) };
         let checker = model.checker().threads(2).spawn_bfs().join();
         println!("{mutant:?}: {} states", checker.unique_state_count());

@@ -9,7 +9,7 @@ use std::{
 use jiff::Timestamp;
 use leader_agent::{
     clock::Now,
-    elector::{Action, Elector, Event, Reply, Role, Settings, Source},
+    elector::{Action, Elector, Event, Reply, Role, Settings, Source, StopReason},
     lease::record::{Record, Term},
     names,
     timing::{KILL_CHAIN, TIMER, Timing},
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 /// From KILL to the last process gone.
 const KILLED_IN: Duration = Duration::from_millis(50);
 /// Before this nothing happened.
-const START: Duration = Duration::from_secs(100);
+pub(crate) const START: Duration = Duration::from_secs(100);
 
 /// What is on its way.
 #[derive(Clone, Debug)]
@@ -61,6 +61,7 @@ pub(crate) struct Node {
 }
 
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(crate) struct State {
     pub now: Duration,
     pub lease: Option<Record>,
@@ -73,6 +74,10 @@ pub(crate) struct State {
     pub starts: u32,
     pub recreated: bool,
     pub killed_by_guard: bool,
+    /// An app was stopped because a person asked.
+    pub given_away: bool,
+    /// A controller has freed a Lease.
+    pub freed: bool,
     pub broken: Option<&'static str>,
 }
 
@@ -105,7 +110,11 @@ fn settings(node: usize, timing: Timing, reclaim: Option<Term>) -> Settings {
         timing,
         seed: 1,
         preparation: Duration::ZERO,
+        stop_time: Duration::ZERO,
         reclaim,
+        born_under_turning_on: false,
+        yields: false,
+        unhealthy_step_down: None,
     }
 }
 
@@ -146,6 +155,8 @@ impl State {
             starts: 0,
             recreated: false,
             killed_by_guard: false,
+            given_away: false,
+            freed: false,
             broken: None,
         };
         state.keep(json!({
@@ -183,7 +194,7 @@ impl State {
     }
 
     pub(crate) fn settle(&mut self, n: usize, timing: Timing) {
-        let now = self.now;
+        let (now, clock) = (self.now, self.clock());
         while self.nodes[n].acts()
             && let Some(action) = self.nodes[n].elector.poll()
         {
@@ -217,7 +228,13 @@ impl State {
                     }
                 }
                 // The app ignores its stop signal: the worst case.
-                Action::Stop(_) | Action::Prepare(_) => {}
+                Action::Stop(reason) => {
+                    self.given_away |= reason == StopReason::StepDown;
+                    if node.app.is_none() {
+                        node.elector.handle(Event::AppGone, clock);
+                    }
+                }
+                Action::Prepare(_) => {}
                 Action::Kill => node.app = node.app.map(|at| at.min(now + KILLED_IN)),
                 Action::Disarm => node.armed = None,
                 Action::StoreTerm(term) => node.disk = Some(term),
@@ -299,7 +316,8 @@ impl State {
         Some(record)
     }
 
-    fn keep(&mut self, mut object: Value) -> Record {
+    /// Stores what is given, and tells who watches.
+    pub(crate) fn keep(&mut self, mut object: Value) -> Record {
         self.version += 1;
         if let Some(old) = &self.lease {
             object["metadata"]["uid"] = json!(old.uid);
@@ -327,19 +345,6 @@ impl State {
             self.version += 1;
             self.tell_all(&Err(self.version));
         }
-    }
-
-    /// Somebody writes `holder` into the Lease, knowing nothing.
-    pub(crate) fn edit_holder(&mut self, holder: &str) {
-        let Some(record) = &self.lease else { return };
-        let term = Term {
-            uid: record.uid.clone(),
-            transitions: record.transitions,
-            acquire_time: record.acquire_time.unwrap_or_default(),
-        };
-        let seconds = record.duration.map_or(1, |duration| i32::try_from(duration.as_secs()).unwrap_or(1));
-        let body = record.held(holder, &term, record.renew_time.unwrap_or_default(), seconds);
-        self.keep(body);
     }
 
     /// The process of node `n` is gone at once; its app follows within the kill chain.

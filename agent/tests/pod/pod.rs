@@ -28,7 +28,7 @@ pub(crate) struct Pod {
     child: Child,
     /// The container's first process is the child's child.
     wrapped: bool,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     text: Arc<Mutex<String>>,
     /// The agent's port.
     pub(crate) port: u16,
@@ -42,7 +42,7 @@ pub(crate) fn free_port() -> u16 {
 
 /// Waits for a condition.
 #[track_caller]
-pub(crate) fn wait(what: &str, condition: impl Fn() -> bool) -> Duration {
+pub(crate) fn wait(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !condition() {
         assert!(began.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
@@ -71,7 +71,21 @@ impl Pod {
         app: &str,
         prepare: impl FnOnce(&Path, &mut Command),
     ) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
+        Self::start_in(Arc::new(tempfile::tempdir().expect("a folder")), wrapper, api, (name, fields, app), prepare)
+    }
+
+    /// Starts its container again: what has ended left the folder behind.
+    pub(crate) fn again(&self, wrapper: &[&str], api: &Api, name: &str, fields: &Value, app: &str) -> Self {
+        Self::start_in(Arc::clone(&self.folder), wrapper, api, (name, fields, app), |_, _| {})
+    }
+
+    fn start_in(
+        folder: Arc<TempDir>,
+        wrapper: &[&str],
+        api: &Api,
+        (name, fields, app): (&str, &Value, &str),
+        prepare: impl FnOnce(&Path, &mut Command),
+    ) -> Self {
         let kubeconfig = folder.path().join("kubeconfig");
         api.kubeconfig(&kubeconfig);
         let mut record =

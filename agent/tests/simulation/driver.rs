@@ -175,13 +175,20 @@ impl World {
         self.numbers += 1;
         self.last_start = self.now;
         let number = self.numbers;
-        self.machines[n].app = Some(App { number, prepared: false, asked_to_stop: false, first_process: true });
+        self.machines[n].app =
+            Some(App { number, prepared: false, asked_to_stop: false, first_process: true, planned_since: None });
+        if let Some(process) = self.machines[n].acting() {
+            (process.unready_since, process.gives_away, process.gave_away) = (None, false, None);
+        }
     }
 
     fn prepare_app(&mut self, n: usize, reason: StopReason) {
         self.tell(n, || format!("prepares its app for a stop: {reason}"));
+        self.check_giving_away(n, reason);
+        let boot = self.machines[n].clocks.boot(self.now);
         let temper = self.machines[n].temper.clone();
         let Some(app) = &mut self.machines[n].app else { return };
+        app.planned_since = Some(boot);
         if std::mem::replace(&mut app.prepared, true) || app.asked_to_stop || temper.preparation.is_zero() {
             return self.fail(n, "prepared an app twice, or one that is already stopping, or without time for it");
         }
@@ -202,15 +209,31 @@ impl World {
         self.tell(n, || format!("stops its app: {reason}"));
         let machine = &self.machines[n];
         let prepared = machine.temper.preparation.is_zero() || machine.app.as_ref().is_none_or(|app| app.prepared);
-        if matches!(reason, StopReason::Hold | StopReason::AppFailed) && !prepared {
+        let can_wait =
+            matches!(reason, StopReason::Hold | StopReason::AppFailed | StopReason::StepDown | StopReason::Unready);
+        if can_wait && !prepared {
             self.fail(n, "stopped an app without preparing it, although there was time");
+        }
+        let boot = self.machines[n].clocks.boot(self.now);
+        if let Some(app) = &mut self.machines[n].app {
+            app.planned_since = if can_wait { app.planned_since.or(Some(boot)) } else { None };
+        }
+        if self.machines[n].app.as_ref().is_none_or(|app| !app.prepared) {
+            self.check_giving_away(n, reason);
+        }
+        if let Some(process) = self.machines[n].acting() {
+            process.gives_away = matches!(reason, StopReason::StepDown | StopReason::Unready);
         }
         let clocks = &self.machines[n].clocks;
         if reason == StopReason::ClockSkew && clocks.boot_rate.abs_diff(clocks.raw_rate) < 40_000 {
             self.fail(n, "saw a clock skew that is none");
         }
-        if reason != StopReason::Shutdown {
-            self.expect_gone(n, "its stop began");
+        if self.machines[n].app.is_none() {
+            let left = self.machines[n].beside_until.saturating_sub(self.now);
+            self.schedule(left, n, What::NothingLeft);
+        } else if reason != StopReason::Shutdown {
+            let time = if can_wait { self.machines[n].temper.stop_time } else { Duration::ZERO };
+            self.expect_gone(n, time, "its stop began");
             self.signal_app(n);
         }
     }
@@ -228,7 +251,12 @@ impl World {
     }
 
     fn kill_app(&mut self, n: usize) {
-        let after = self.machines[n].temper.killed_in;
+        let machine = &self.machines[n];
+        let (after, boot) = (machine.temper.killed_in, machine.clocks.boot(self.now));
+        let in_time = |app: &App| app.planned_since.is_none_or(|since| boot >= since + machine.temper.stop_time);
+        if machine.app.as_ref().is_some_and(|app| app.first_process && !in_time(app)) {
+            self.fail(n, "killed an app that was to have more time, although the lease was renewed");
+        }
         if let Some(number) = self.machines[n].app.as_ref().map(|app| app.number) {
             self.schedule(after, n, What::AppGone(number));
         }
@@ -242,7 +270,7 @@ impl World {
         };
         app.first_process = false;
         self.tell(n, || "its app's first process ends".into());
-        self.expect_gone(n, "its first process ended");
+        self.expect_gone(n, Duration::ZERO, "its first process ended");
         self.feed(n, Event::AppExited);
         if !orphans {
             self.app_gone(n, number);

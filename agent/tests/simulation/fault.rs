@@ -45,6 +45,10 @@ pub(crate) enum Edit {
     NoAnnotations,
     Hold(bool),
     TurningOn(bool),
+    /// The holder of the term with so many transitions more than the present one is asked to give leadership away.
+    StepDown(i32),
+    /// The next release is meant for that machine's current pod; `None` for one that is gone.
+    TransferTo(Option<usize>),
 }
 
 /// One thing that happens to the world.
@@ -110,6 +114,11 @@ pub(crate) enum Fault {
     Late {
         who: Who,
         by: Duration,
+    },
+    /// The app's readiness probe fails for that long.
+    Unready {
+        who: Who,
+        lasts: Duration,
     },
     /// The container's CPU limit is changed.
     Starved {

@@ -10,6 +10,8 @@ use leader_agent::{
     timing::Timing,
 };
 
+use crate::freeing::Ended;
+
 /// A rate of exactly 1.
 pub(crate) const TRUE_RATE: u64 = 1_000_000;
 
@@ -68,7 +70,9 @@ pub(crate) struct Temper {
     pub killed_in: Duration,
     /// How long the elector lets it be prepared for a stop; zero: not at all.
     pub preparation: Duration,
-    /// How long that takes; `None` never ends.
+    /// How long a stop that is not urgent may take, preparation included; never less than the stop grace after it.
+    pub stop_time: Duration,
+    /// How long the preparation takes; `None` never ends.
     pub prepared_in: Option<Duration>,
 }
 
@@ -79,6 +83,8 @@ pub(crate) struct App {
     pub prepared: bool,
     pub asked_to_stop: bool,
     pub first_process: bool,
+    /// When a stop began that is not urgent, if nothing urgent has come since, on the boot clock.
+    pub planned_since: Option<Duration>,
 }
 
 /// What becomes of the disk, and of the identity, when the process starts again.
@@ -94,6 +100,7 @@ pub(crate) enum Comeback {
 
 /// What a process was shown of the Lease.
 #[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(crate) struct Seen {
     /// The newest resource version.
     pub newest: u64,
@@ -101,9 +108,16 @@ pub(crate) struct Seen {
     pub hold: bool,
     /// Another one holds the Lease, shown while this one led or released.
     pub ousted: bool,
+    /// In the last record election is being turned on.
+    pub turning_on: bool,
+    /// The last record asks the holder of this very term to give leadership away, to somebody who may take it.
+    pub asked: bool,
+    /// In the last record a standby answers the holder of this very term that it would take over.
+    pub succeeded: bool,
 }
 
 /// The stub and the agent of one life.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 pub(crate) struct Process {
     pub elector: Elector,
     pub paused: bool,
@@ -133,6 +147,12 @@ pub(crate) struct Process {
     pub late: (Duration, Duration),
     /// Whether it was told that its processor is limited.
     pub starved: bool,
+    /// Since when its app is not ready, on the boot clock.
+    pub unready_since: Option<Duration>,
+    /// It stopped its last app so that another one leads.
+    pub gives_away: bool,
+    /// When the release that followed was stored.
+    pub gave_away: Option<Duration>,
 }
 
 /// An established watch.
@@ -161,6 +181,15 @@ pub(crate) struct Machine {
     pub timing: Timing,
     /// The durations of the pods that come after the first.
     pub later_timing: Timing,
+    /// Another place than this one is preferred.
+    pub yields: bool,
+    /// What the API server says of its container's end.
+    pub reported: Option<Ended>,
+    /// When the kubelet's last report arrives there.
+    pub report_at: Duration,
+    /// When its process was started, and how far the wall clock was off then.
+    pub started: Duration,
+    pub started_offset: i64,
     pub temper: Temper,
     pub index: usize,
     pub pod: u32,
@@ -175,6 +204,8 @@ pub(crate) struct Machine {
     pub link: Link,
     pub stream: Option<Stream>,
     pub gone_since: Duration,
+    /// Until when something runs that an earlier process told to run beside its app.
+    pub beside_until: Duration,
     /// The fencing token of the last app that it started.
     pub token: u64,
 }
@@ -185,6 +216,11 @@ impl Machine {
             clocks,
             timing: timings.0,
             later_timing: timings.1,
+            yields: false,
+            reported: None,
+            report_at: Duration::ZERO,
+            started: Duration::ZERO,
+            started_offset: 0,
             temper,
             index,
             pod: 0,
@@ -198,6 +234,7 @@ impl Machine {
             link: Link::default(),
             stream: None,
             gone_since: Duration::ZERO,
+            beside_until: Duration::ZERO,
             token: 0,
         }
     }

@@ -7,6 +7,7 @@
 
 mod driver;
 mod fault;
+mod freeing;
 mod machine;
 mod mutants;
 mod network;
@@ -15,6 +16,7 @@ mod play;
 mod queue;
 mod rival;
 mod rules;
+mod steering;
 mod store;
 mod stories;
 mod trouble;
@@ -39,6 +41,7 @@ struct Sum {
     takeovers: AtomicU64,
     steps: AtomicU64,
     rival_overlaps: AtomicU64,
+    freed: AtomicU64,
 }
 
 #[test]
@@ -69,6 +72,7 @@ fn schedules() {
                 sum.takeovers.fetch_add(u64::from(world.starts.saturating_sub(1)), Ordering::Relaxed);
                 sum.steps.fetch_add(world.steps, Ordering::Relaxed);
                 sum.rival_overlaps.fetch_add(u64::from(world.rival_overlaps), Ordering::Relaxed);
+                sum.freed.fetch_add(u64::from(world.freed), Ordering::Relaxed);
             }
         }
     });
@@ -81,6 +85,34 @@ fn schedules() {
     println!("{count} schedules in {:?}: {sum:?}", began.elapsed());
     // Schedules in which nothing happens would prove nothing.
     assert!(sum.takeovers.into_inner() > count / 2, "leadership hardly ever moved");
+    assert!(sum.freed.into_inner() > count / 200, "hardly ever was a Lease freed");
+}
+
+/// The controller's rules are needed: without one of them it frees a Lease whose app runs.
+#[test]
+fn mistakes_of_the_controller_are_found() {
+    for rules in [freeing::Rules::Blind, freeing::Rules::AnyStart] {
+        let found = AtomicU64::new(u64::MAX);
+        let next = AtomicU64::new(0);
+        workers(|| {
+            loop {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed >= SCHEDULES.min(found.load(Ordering::Relaxed)) {
+                    break;
+                }
+                let mut plan = plan::plan(seed);
+                if plan.frees.is_some() {
+                    plan.frees = Some(rules);
+                    if play(&plan, seed, Options::default()).broken.is_some() {
+                        found.fetch_min(seed, Ordering::Relaxed);
+                    }
+                }
+            }
+        });
+        let seed = found.into_inner();
+        println!("{rules:?}: found by schedule {seed}");
+        assert!(seed < SCHEDULES, "{rules:?} is not found");
+    }
 }
 
 /// Runs `work` on as many threads as there are processors.

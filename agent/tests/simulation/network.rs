@@ -56,7 +56,8 @@ impl World {
         self.now >= self.machines[n].link.no_replies_until && !self.unlucky()
     }
 
-    pub(crate) fn send_write(&mut self, n: usize, attempt: u64, body: Value) {
+    pub(crate) fn send_write(&mut self, n: usize, attempt: u64, mut body: Value) {
+        self.sign(n, &mut body);
         self.tell(n, || format!("sends write {attempt}: {}", brief(&body)));
         let machine = &mut self.machines[n];
         let boot = machine.clocks.boot(self.now);
@@ -311,7 +312,19 @@ pub(crate) fn shown(record: &Record) -> String {
         if record.is_free() { " released" } else { "" },
         if record.annotation(names::HOLD).is_some() { " hold" } else { "" },
         if record.annotation(names::TURNING_ON).is_some() { " turning-on" } else { "" },
-    )
+    ) + &asked(record)
+}
+
+/// What a record asks for.
+fn asked(record: &Record) -> String {
+    let of = |key: &str, word: &str| record.annotation(key).map(|value| format!(" {word} {value}")).unwrap_or_default();
+    [
+        of(names::STEP_DOWN, "step down"),
+        of(names::TRANSFER_TO, "for"),
+        of(names::SUCCESSOR_WANTED, "wants a successor"),
+        of(names::SUCCESSOR, "successor"),
+    ]
+    .concat()
 }
 
 fn brief(body: &Value) -> String {

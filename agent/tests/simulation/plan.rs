@@ -7,6 +7,7 @@ use leader_agent::timing::Timing;
 
 use crate::{
     fault::{Away, Edit, Fault, Initial, Who},
+    freeing::Rules,
     machine::{Clocks, Comeback, TRUE_RATE, Temper},
 };
 
@@ -31,6 +32,12 @@ pub(crate) struct Plan {
     pub slow_kills: bool,
     /// Messages and kill chains take their usual time and their worst: for stories told by hand.
     pub steady: bool,
+    /// The machines for which another place is preferred.
+    pub yields: Vec<bool>,
+    /// After how long of not being ready leadership is given away.
+    pub patience: Option<Duration>,
+    /// A controller frees the Lease of a holder whose container has ended, by these rules.
+    pub frees: Option<Rules>,
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -76,7 +83,7 @@ pub(crate) fn plan(seed: u64) -> Plan {
         }
     }
     let calm = at + longest * 2;
-    Plan {
+    let mut plan = Plan {
         timings,
         later_timings,
         clocks,
@@ -89,6 +96,44 @@ pub(crate) fn plan(seed: u64) -> Plan {
         hopeless_clock,
         slow_kills: rng.bool(),
         steady: false,
+        yields: Vec::new(),
+        patience: None,
+        frees: None,
+    };
+    if rng.bool() {
+        steer(rng, &mut plan);
+    }
+    if plan.rival.is_none() && rng.u8(..4) == 0 {
+        plan.frees = Some(Rules::All);
+        // A node's clock that goes back between the end of a container and the start of the next one is a stated limit.
+        plan.faults.retain(|(_, fault)| !matches!(fault, Fault::WallJump { .. }));
+    }
+    plan
+}
+
+/// What people and the app's readiness add to a schedule: last, so that the rest of it stays as it is without.
+fn steer(rng: &mut Rng, plan: &mut Plan) {
+    let count = plan.timings.len();
+    if rng.u8(..3) == 0 {
+        plan.yields = (0..count).map(|_| rng.bool()).collect();
+    }
+    if rng.bool() {
+        plan.patience = Some(SECOND * rng.u32(1..6));
+    }
+    for _ in 0..rng.usize(1..6) {
+        let at = part(rng, plan.calm);
+        let mut add = |at: Duration, fault: Fault| plan.faults.push((at, fault));
+        let to = |rng: &mut Rng| Edit::TransferTo(Some(rng.usize(..count)).filter(|_| rng.u8(..4) > 0));
+        match rng.u8(..6) {
+            0 => add(at, Fault::Edit(Edit::StepDown(0))),
+            1 => add(at, Fault::Edit(Edit::StepDown(-1))),
+            2 => add(at, Fault::Edit(to(rng))),
+            3 => {
+                add(at, Fault::Edit(to(rng)));
+                add(at, Fault::Edit(Edit::StepDown(0)));
+            }
+            _ => add(at, Fault::Unready { who: Who::Leader, lasts: SECOND + part(rng, SECOND * 15) }),
+        }
     }
 }
 
@@ -138,6 +183,7 @@ fn temper(rng: &mut Rng, lease: Duration) -> Temper {
             _ => Duration::from_millis(rng.u64(..300)),
         },
         preparation: if rng.bool() { Duration::ZERO } else { part(rng, lease / 2) },
+        stop_time: if rng.bool() { Duration::ZERO } else { part(rng, lease * 2) },
         prepared_in: if rng.u8(..4) == 0 { None } else { Some(part(rng, lease / 3)) },
     }
 }

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc, time::Duration};
 use leader_agent::{elector::Reply, lease::record::Record};
 use serde_json::Value;
 
-use crate::{fault::Fault, rival::Step};
+use crate::{fault::Fault, freeing, rival::Step};
 
 /// What a watch or a read shows.
 #[derive(Clone, Debug)]
@@ -27,7 +27,9 @@ pub(crate) enum What {
     CheckGone(u64, &'static str),
     AppExits(u64),
     AppGone(u64),
+    NothingLeft,
     Prepared(u64),
+    ReadyAgain(u64),
     WriteArrives(u64, Value),
     WriteAnswered(u64, Reply),
     WriteTimeout(u64),
@@ -40,6 +42,8 @@ pub(crate) enum What {
     Watched(u64, View),
     Fault(Fault),
     Rival(Step),
+    Frees(freeing::Step),
+    Reported(Option<freeing::Ended>),
 }
 
 /// One thing that happens, to one life of one machine.

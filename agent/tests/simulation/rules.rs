@@ -10,7 +10,10 @@ use leader_agent::{
 };
 use serde_json::Value;
 
-use crate::{queue::What, world::World};
+use crate::{
+    queue::What,
+    world::{World, counts_like},
+};
 
 /// What a check may come late by: rounding, and the messages of the same moment.
 const SLACK: Duration = Duration::from_millis(500);
@@ -25,13 +28,16 @@ impl World {
         let app = machine.app.as_ref().map(|app| app.number);
         let other = record.holder.as_ref().is_some_and(|holder| *holder != machine.identity);
         let Some(process) = machine.acting() else { return };
-        process.seen.hold = record.annotation(names::HOLD).is_some();
         if record.resource_version <= process.seen.newest {
             return;
         }
         process.seen.newest = record.resource_version;
+        process.seen.turning_on = record.annotation(names::TURNING_ON).is_some();
+        process.seen.hold = record.annotation(names::HOLD).is_some();
         let leads = matches!(process.elector.role(), Role::Leader | Role::Releasing);
         process.seen.ousted = leads && other;
+        self.note_steering(n, record);
+        let Some(process) = self.machines[n].acting() else { return };
         if let (true, Some(app)) = (process.seen.ousted, app) {
             self.schedule(within, n, What::CheckGone(app, "its agent saw another holder"));
         }
@@ -124,11 +130,12 @@ impl World {
         self.worst_parts(n).0
     }
 
-    /// An app whose stop has begun must be gone in the end, whatever it does: its grace, one more lease at most by
-    /// renewals, and KILL; or, where its agent is paused by then, the deadline.
-    pub(crate) fn expect_gone(&mut self, n: usize, why: &'static str) {
+    /// An app whose stop has begun must be gone in the end, whatever it does: the time that this stop leaves it, its grace at least, one
+    /// more lease at most by renewals, and KILL; or, where its agent is paused by then, the deadline.
+    pub(crate) fn expect_gone(&mut self, n: usize, time: Duration, why: &'static str) {
         let timing = self.machines[n].timing;
-        let within = (timing.grace() + timing.lease() * 2 + GONE_AFTER_KILL) * 11 / 10 + self.worst_kill(n) + SLACK;
+        let within =
+            (timing.grace().max(time) + timing.lease() * 2 + GONE_AFTER_KILL) * 11 / 10 + self.worst_kill(n) + SLACK;
         if let Some(app) = self.machines[n].app.as_ref().map(|app| app.number) {
             self.schedule(within, n, What::CheckGone(app, why));
         }
@@ -193,6 +200,8 @@ impl World {
         // After a pause the agent may not yet have heard that its app is gone.
         let role = machine.process.as_ref().map_or(Role::Ended, |process| process.elector.role());
         let leads = role == Role::Leader;
+        let answers = annotations[names::SUCCESSOR] == machine.identity.as_str();
+        let on_hold = machine.process.as_ref().is_some_and(|process| process.seen.hold);
         let ousted = role != Role::Standby && machine.process.as_ref().is_some_and(|process| process.seen.ousted);
         let broken = if ousted {
             "wrote although it has seen a foreign holder in its term"
@@ -204,8 +213,10 @@ impl World {
             "released the Lease while a process of its app lives"
         } else if creates && annotations[names::RELEASED].is_string() {
             "created a Lease with a release proof"
-        } else if !holder.is_empty() && holder != machine.identity {
+        } else if !holder.is_empty() && holder != machine.identity && (role != Role::Standby || !answers) {
             "wrote another's name as the holder"
+        } else if creates && annotations[names::HOLD].is_null() && on_hold {
+            "made a lost Lease anew without the hold that it has seen"
         } else if acquires && !leads && annotations[names::TURNING_ON].is_string() {
             "acquires the Lease although election is being turned on"
         } else {
@@ -221,7 +232,15 @@ impl World {
         if record.is_free() && !alive.is_empty() {
             return self.fail(n, format!("a release is stored while the app of {alive:?} lives"));
         }
+        if record.is_free() && self.machines[n].beside_until > self.now {
+            return self.fail(n, "a release is stored while something runs beside the app that is gone");
+        }
         let Some(before) = before else { return };
+        // Whoever changes nothing that anybody counts from has touched nobody's term.
+        if counts_like(before, record) {
+            return;
+        }
+        self.check_courtesy(n, before, record);
         if mine && before.holder != record.holder && alive.iter().any(|&other| other != n) {
             return self.fail(n, format!("took the Lease while the app of {alive:?} lives"));
         }

@@ -10,6 +10,7 @@ use crate::{
     machine::Link,
     network::shown,
     queue::{View, What},
+    steering::steering,
     world::World,
 };
 
@@ -115,6 +116,13 @@ impl World {
                 self.schedule(Duration::from_secs(3), n, What::CheckEnd);
                 self.feed(n, Event::AppFailed);
             }
+            Fault::Unready { who, lasts } => {
+                let n = self.find(who);
+                let Some(number) = self.machines[n].app.as_ref().map(|app| app.number) else { return };
+                self.tell(n, || format!("its app is not ready for {lasts:?}"));
+                self.schedule(lasts, n, What::ReadyAgain(number));
+                self.feed(n, Event::Ready(false));
+            }
             Fault::WallJump { who, seconds } => {
                 let n = self.find(who);
                 self.machines[n].clocks.wall_offset += seconds;
@@ -156,13 +164,16 @@ impl World {
         }
         self.edit(Edit::Hold(false));
         self.edit(Edit::TurningOn(false));
-        // A candidate that remembers it may yet write it back with a Lease made anew.
-        self.schedule(Duration::from_secs(8), 0, What::Fault(Fault::Edit(Edit::TurningOn(false))));
+        // A candidate that remembers them may yet write them back with a Lease made anew.
+        for edit in [Edit::TurningOn(false), Edit::Hold(false)] {
+            self.schedule(Duration::from_secs(8), 0, What::Fault(Fault::Edit(edit)));
+        }
         for n in 0..self.machines.len() {
             if self.machines[n].acting().is_some_and(|process| process.paused) {
                 self.resume(n);
             }
             self.feed(n, Event::Starved(false));
+            self.feed(n, Event::Ready(true));
         }
         if let Some(rival) = &mut self.rival {
             rival.no_requests_until = self.now;
@@ -211,6 +222,7 @@ impl World {
         let machines = &self.machines;
         let record = self.store.edit(|object| {
             let uid = object["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+            let steered = steering(edit, object, machines);
             let spec = &mut object["spec"];
             match edit {
                 Edit::Empty => spec["holderIdentity"] = json!(""),
@@ -239,6 +251,11 @@ impl World {
                 Edit::NoAnnotations => object["metadata"]["annotations"] = json!({}),
                 Edit::Hold(on) => annotate(object, names::HOLD, on.then_some("x")),
                 Edit::TurningOn(on) => annotate(object, names::TURNING_ON, on.then_some("x")),
+                Edit::StepDown(_) | Edit::TransferTo(_) => {
+                    if let Some((key, value)) = steered {
+                        annotate(object, key, Some(&value));
+                    }
+                }
             }
         });
         if let Some(record) = record {

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use crate::{
     fault::{Away, Fault, Initial},
+    freeing::Rules,
     machine::{Comeback, Machine, Process, Seen},
     plan::Plan,
     queue::{Entry, Queue, View, What},
@@ -30,11 +31,15 @@ pub(crate) struct Stored {
 impl Stored {
     /// Whether others count from the same moment for both states.
     pub(crate) fn counts_like(&self, other: &Record) -> bool {
-        let record = &self.record;
-        (&record.uid, &record.holder, record.transitions) == (&other.uid, &other.holder, other.transitions)
-            && (record.acquire_time, record.renew_time, record.duration)
-                == (other.acquire_time, other.renew_time, other.duration)
+        counts_like(&self.record, other)
     }
+}
+
+/// Whether others count from the same moment for both states.
+pub(crate) fn counts_like(record: &Record, other: &Record) -> bool {
+    (&record.uid, &record.holder, record.transitions) == (&other.uid, &other.holder, other.transitions)
+        && (record.acquire_time, record.renew_time, record.duration)
+            == (other.acquire_time, other.renew_time, other.duration)
 }
 
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
@@ -74,6 +79,12 @@ pub(crate) struct World {
     pub quiet: bool,
     /// Only two apps at a time count as broken.
     pub only_promise: bool,
+    /// After how long of not being ready leadership is given away.
+    pub patience: Option<Duration>,
+    /// How a controller frees Leases, if one does.
+    pub frees: Option<Rules>,
+    /// How many Leases it has freed.
+    pub freed: u32,
     pub broken: Option<String>,
     queue: Queue,
     story: Option<String>,
@@ -112,10 +123,16 @@ impl World {
             recovery: Duration::ZERO,
             quiet: false,
             only_promise: false,
+            patience: plan.patience,
+            frees: plan.frees,
+            freed: 0,
             broken: None,
             queue: Queue::default(),
             story: told.then(String::new),
         };
+        for (machine, yields) in world.machines.iter_mut().zip(&plan.yields) {
+            machine.yields = *yields;
+        }
         world.begin_with(plan.initial);
         for machine in 0..count {
             let after = 10 * u64::try_from(machine).expect("few machines");
@@ -125,6 +142,9 @@ impl World {
         if world.rival.is_some() {
             let delay = world.some_time(2000);
             world.schedule(delay, 0, What::Rival(Step::Try(0)));
+        }
+        if world.frees.is_some() {
+            world.look_soon();
         }
         for (at, fault) in &plan.faults {
             world.schedule(*at, 0, What::Fault(*fault));
@@ -171,6 +191,11 @@ impl World {
             What::ReadArrives(read, sent) => return self.read_arrives(n, life, read, sent),
             What::Fault(fault) => return self.apply(fault),
             What::Rival(step) => return self.rival_acts(step),
+            What::Frees(step) => return self.controller_acts(step),
+            What::Reported(ended) => {
+                self.machines[n].reported = ended;
+                return;
+            }
             What::Start => return self.start(n),
             _ => {}
         }
@@ -187,7 +212,9 @@ impl World {
             What::CheckGone(app, why) => self.check_gone(n, app, why),
             What::AppExits(app) => self.app_exits(n, app),
             What::AppGone(app) => self.app_gone(n, app),
+            What::NothingLeft => self.feed(n, Event::AppGone),
             What::Prepared(app) => self.prepared(n, app),
+            What::ReadyAgain(app) => self.ready_again(n, app),
             What::WriteAnswered(attempt, reply) => self.write_ended(n, attempt, reply),
             What::WriteTimeout(attempt) => self.write_timed_out(n, attempt),
             What::ReadAnswered(read, sent, view) => self.read_ended(n, read, sent, view),
@@ -196,7 +223,13 @@ impl World {
             What::ListArrives(sent) => self.list_arrives(n, sent),
             What::ListAnswered(stream, sent, view) => self.list_answered(n, stream, sent, view),
             What::Watched(stream, view) => self.watched(n, stream, view),
-            What::WriteArrives(..) | What::ReadArrives(..) | What::Fault(_) | What::Rival(_) | What::Start => {}
+            What::WriteArrives(..)
+            | What::ReadArrives(..)
+            | What::Fault(_)
+            | What::Rival(_)
+            | What::Frees(_)
+            | What::Reported(_)
+            | What::Start => {}
         }
     }
 
@@ -232,7 +265,11 @@ impl World {
             timing: machine.timing,
             seed: random,
             preparation: machine.temper.preparation,
+            stop_time: machine.temper.stop_time,
             reclaim: machine.disk.clone(),
+            born_under_turning_on: false,
+            yields: machine.yields,
+            unhealthy_step_down: self.patience,
         };
         machine.process = Some(Process {
             elector: Elector::new(settings),
@@ -254,7 +291,13 @@ impl World {
             disturbed: Duration::ZERO,
             late: (Duration::ZERO, Duration::ZERO),
             starved: false,
+            unready_since: None,
+            gives_away: false,
+            gave_away: None,
         });
+        self.machines[n].started = self.now;
+        self.machines[n].started_offset = self.machines[n].clocks.wall_offset;
+        self.report(n, false);
         self.tell(n, || "starts".into());
         self.schedule(Duration::ZERO, n, What::Connect);
         self.settle(n);
@@ -270,6 +313,7 @@ impl World {
         machine.life += 1;
         let back_after = machine.back_after;
         machine.back_after = Duration::from_millis(300);
+        self.report(n, true);
         self.tell(n, || "is dead, and everything of it".into());
         self.schedule(back_after, n, What::Start);
     }
@@ -289,6 +333,7 @@ impl World {
             }
             Event::Late(late) => self.note_late(n, *late),
             Event::Starved(starved) => self.note_starved(n, *starved),
+            Event::Ready(ready) => self.note_ready(n, *ready),
             _ => {}
         }
         let Some(process) = self.machines[n].acting() else { return };

@@ -1,7 +1,7 @@
 //! HTTP: what a probe of the kubelet may meet.
 //!
 //! `/ok` is fine, `/headers` wants `X-Demanded: yes`, `/redirect` leads to `/ok`, `/redirect/away` to another host,
-//! `/redirect/loop` to itself, `/slow` takes 3 s. Everything else is not found.
+//! `/redirect/loop` to itself, `/slow` takes 3 s, `/who` is answered with the pod's name and not written down. Everything else is not found.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::event::{What, escape, tell};
 use crate::options::Options;
 
+/// Who answers.
+const WHO: &str = "/who";
 /// How long `/slow` takes.
 pub const SLOW: Duration = Duration::from_secs(3);
 
@@ -35,6 +37,10 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, tls: bool, optio
 async fn answer(request: &Request<Incoming>, tls: bool, options: &Options) -> Response<Full<Bytes>> {
     let headers = listed(request.headers());
     let path = request.uri().to_string();
+    if path == WHO {
+        // It is asked a hundred times a second.
+        return Response::new(Full::new(Bytes::from(options.pod.clone() + "\n")));
+    }
     let demanded = headers.get("x-demanded").is_some_and(|value| value == "yes");
     if let Err(error) = tell(options, What::Request { tls, path: path.clone(), headers }) {
         eprintln!("specimen: {error}");

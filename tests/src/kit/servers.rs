@@ -68,6 +68,25 @@ impl StoppedServer<'_> {
         self.start()
     }
 
+    /// Starts the API server with the arguments that it had, and waits until it says that it is ready. When it ends meanwhile, as it may where
+    /// what it does first takes too long on a busy machine, it is started once more, as every node does with it.
+    ///
+    /// # Errors
+    /// When it cannot be started, or is not ready within two minutes.
+    pub fn start_until_served(mut self) -> Result<()> {
+        self.start()?;
+        wait::until("the API server", PATIENCE, || {
+            if process::find(self.cluster.state(), self.part).is_none() {
+                let log = fs::read_to_string(self.cluster.state().log(self.part)).unwrap_or_default();
+                let last = log.lines().last().unwrap_or_default();
+                say(format!("{} has ended and is started again; it said last: {last}", self.part));
+                self.started = false;
+                self.start()?;
+            }
+            self.cluster.is_served()
+        })
+    }
+
     fn start(&mut self) -> Result<()> {
         if std::mem::replace(&mut self.started, true) {
             return Ok(());
@@ -176,13 +195,39 @@ impl Cluster {
         Ok(EtcdSnapshot { cluster: self, folder })
     }
 
+    /// Does `work` while a part runs with `more` arguments beside its own; then it has its own again.
+    ///
+    /// # Errors
+    /// Those of `work`, and when the part does not end or start.
+    pub fn with_server_arguments<T>(
+        &self,
+        part: &'static str,
+        more: &[&str],
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let mut stopped = self.stop_server(part, Signal::KILL)?;
+        let own = stopped.arguments.clone();
+        stopped.arguments.extend(more.iter().map(OsString::from));
+        stopped.start_again()?;
+        let result = work();
+        let restored = self.stop_server(part, Signal::KILL).and_then(|mut stopped| {
+            stopped.arguments = own;
+            stopped.start_again()
+        });
+        let value = result?;
+        restored.map(|()| value)
+    }
+
     /// Waits until the API server says that it is ready.
     ///
     /// # Errors
     /// When it does not within two minutes.
     pub fn wait_until_served(&self) -> Result<()> {
-        let ready = || self.kubectl(&["get", "--raw", "/readyz", "--request-timeout=5s"]).run();
-        wait::until("the API server", PATIENCE, ready).map(drop)
+        wait::until("the API server", PATIENCE, || self.is_served())
+    }
+
+    fn is_served(&self) -> Result<()> {
+        self.kubectl(&["get", "--raw", "/readyz", "--request-timeout=5s"]).run().map(drop)
     }
 
     fn server(&self, part: &'static str) -> Result<Pid> {

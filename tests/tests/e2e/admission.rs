@@ -89,8 +89,17 @@ fn patch_of_cli(stage: &Stage, file: &str) -> Result<String> {
     Ok(String::from_utf8(patch)?)
 }
 
-/// What injection is answerable for: the specification, and our annotations on the workload.
+/// What injection is answerable for: the specification, and our annotations on the workload. Not whether the template was made while
+/// pods without the agent ran: of a file nobody knows that.
 fn injected_part(deployment: &Value) -> Value {
+    let mut deployment = deployment.clone();
+    let record = deployment.pointer_mut("/spec/template/metadata/annotations/leader.io~1injected");
+    if let Some(text) = record
+        && let Some(mut read) = text.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok())
+    {
+        read.as_object_mut().into_iter().for_each(|fields| drop(fields.remove("bornUnderTurningOn")));
+        *text = json!(read.to_string());
+    }
     let annotations = deployment["metadata"]["annotations"].as_object().cloned().unwrap_or_default();
     let ours: serde_json::Map<_, _> =
         annotations.into_iter().filter(|(key, _)| key.starts_with(names::PREFIX)).collect();

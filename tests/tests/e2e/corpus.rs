@@ -219,13 +219,20 @@ fn by_template(server: &Server<'_>, object: &Value) -> Result<()> {
     by_object(server, &pod).context("its pod")
 }
 
-/// What the ids need to be there already, because a dry run makes nothing: pods of an account that does not exist are refused.
+/// What the ids need to be there already, because a dry run makes nothing: pods of an account that does not exist are refused. Nobody
+/// names these ids for longer than two minutes on a busy machine: a hold keeps the controller from collecting what they have.
 fn accounts(namespace: &Namespace<'_>, ids: &BTreeSet<String>) -> Result<()> {
     let account = |name: String, labels: Value| json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "labels": labels}});
-    let mut items: Vec<Value> = ids
-        .iter()
-        .map(|id| account(format!("leader-{id}"), json!({"app.kubernetes.io/managed-by": "leader.io", names::ID: id})))
-        .collect();
+    let mut items = Vec::new();
+    for id in ids {
+        let labels = json!({"app.kubernetes.io/managed-by": "leader.io", names::ID: id});
+        items.push(json!({
+            "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "metadata": {"name": id, "labels": labels, "annotations": {names::HOLD: "the corpus is read"}},
+            "spec": {},
+        }));
+        items.push(account(format!("leader-{id}"), labels));
+    }
     for users in ["signer", "old-timer", "release-name-shop"] {
         items.push(account(users.to_owned(), json!({})));
     }

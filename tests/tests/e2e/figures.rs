@@ -44,7 +44,7 @@ fn stub_and_agent_are_small() -> Result<()> {
             say(format!(
                 "{role}: binary {binary} bytes, agent's RSS {resident}, private memory of stub and agent {private}"
             ));
-            ensure!(binary <= 7 * MEGABYTE, "the binary has {binary} bytes");
+            ensure!(binary <= 6 * MEGABYTE, "the binary has {binary} bytes");
             ensure!(resident <= 6 * MEGABYTE, "the agent of the {role} has {resident} bytes in memory");
             ensure!(private <= 3 * MEGABYTE, "stub and agent of the {role} have {private} bytes of their own");
         }

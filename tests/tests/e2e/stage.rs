@@ -66,16 +66,16 @@ impl Stage {
         Self::run(label, &[], true, test)
     }
 
+    /// Runs a test that brings a cluster of its own along, while no other test runs: two clusters are more than two processors can serve in
+    /// time. It is given the cluster of the others, and the images that were pushed there.
+    pub(crate) fn elsewhere(label: &str, test: impl FnOnce(&Cluster, &Value) -> Result<()>) -> Result<()> {
+        let _alone = OTHERS.write().unwrap_or_else(PoisonError::into_inner);
+        let Some((cluster, images)) = prepared(label)? else { return Ok(()) };
+        test(cluster, &images)
+    }
+
     fn run(label: &str, labels: &[(&str, &str)], keeper: bool, test: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
-        let Some(cluster) = Cluster::for_tests() else { return Ok(()) };
-        let Some(images) = installed(cluster)? else {
-            let name = cluster.name();
-            say(format!(
-                "left out: {label}: leader is not installed in cluster `{name}` \
-                 (`cargo xtask images --name {name}`, `cargo xtask install --name {name}`)"
-            ));
-            return Ok(());
-        };
+        let Some((cluster, images)) = prepared(label)? else { return Ok(()) };
         let stamps = tempfile::tempdir().context("cannot make a folder for stamps")?;
         // Writers run as a user that does not exist on the node.
         fs::set_permissions(stamps.path(), Permissions::from_mode(0o777))?;
@@ -154,6 +154,20 @@ impl Stage {
         self.namespace.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [service, keeper]}).to_string())?;
         self.namespace.run(&["rollout", "status", "deployment/keeper", "--timeout=180s"]).map(drop)
     }
+}
+
+/// The cluster of the tests and its images; without a cluster in which leader is installed it is said that this test is left out.
+fn prepared(label: &str) -> Result<Option<(&'static Cluster, Value)>> {
+    let Some(cluster) = Cluster::for_tests() else { return Ok(None) };
+    let Some(images) = installed(cluster)? else {
+        let name = cluster.name();
+        say(format!(
+            "left out: {label}: leader is not installed in cluster `{name}` \
+             (`cargo xtask images --name {name}`, `cargo xtask install --name {name}`)"
+        ));
+        return Ok(None);
+    };
+    Ok(Some((cluster, images)))
 }
 
 /// The images that were pushed to the cluster, if leader is installed in it; a cluster that was given for tests must have it.

@@ -16,10 +16,10 @@ const NAMESPACE: &str = "--namespace=leader-system";
 const WEBHOOK: &str = "deployment/leader-webhook";
 
 /// The webhook scaled to nothing, and back when this is dropped.
-struct Down<'a>(&'a Stage);
+pub(crate) struct Down<'a>(&'a Stage);
 
 impl<'a> Down<'a> {
-    fn take(stage: &'a Stage) -> Result<Self> {
+    pub(crate) fn take(stage: &'a Stage) -> Result<Self> {
         let down = Self(stage);
         down.scale(0)?;
         until("the webhook's pods to be gone", || {
@@ -130,7 +130,7 @@ fn pod(name: &str, annotations: &Value) -> Value {
 }
 
 /// The webhook's configuration deleted, and there again when this is dropped.
-struct Deleted<'a> {
+pub(crate) struct Deleted<'a> {
     stage: &'a Stage,
     configuration: Value,
 }
@@ -138,7 +138,7 @@ struct Deleted<'a> {
 const CONFIGURATION: &str = "mutatingwebhookconfiguration/leader-webhook";
 
 impl<'a> Deleted<'a> {
-    fn take(stage: &'a Stage) -> Result<Self> {
+    pub(crate) fn take(stage: &'a Stage) -> Result<Self> {
         let cluster = stage.namespace.cluster();
         let mut configuration = cluster.get(&[CONFIGURATION])?;
         let metadata = configuration["metadata"].as_object_mut().context("no metadata")?;

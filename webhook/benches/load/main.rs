@@ -137,7 +137,7 @@ fn re_apply(name: &'static str, plain: &Value) -> anyhow::Result<Load> {
 
 fn injected(plain: &Value) -> anyhow::Result<Value> {
     let facts = Facts { image: Some(ImageAnswer::Found(ImageFacts::default())), ..Facts::default() };
-    let defaults = Defaults { agent_image: server::AGENT_IMAGE.to_owned() };
+    let defaults = Defaults { agent_image: server::AGENT_IMAGE.to_owned(), agent_pull_secret: None };
     match inject::workload(plain, None, &defaults, &facts)? {
         Decision::Done(outcome) => Ok(outcome.object),
         Decision::NeedsImage(request) => anyhow::bail!("{} was asked for twice", request.image),

@@ -1,6 +1,9 @@
 //! What the objects of an id are, and what one that exists needs to be so: values in, values out.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use k8s_openapi::api::{
     coordination::v1::{Lease, LeaseSpec},
@@ -11,11 +14,19 @@ use kube::{Resource, ResourceExt, api::ObjectMeta};
 use leader_agent::names;
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::account::{self, Inherited};
 use crate::inject::{Account, Election};
 
 /// What the agent does with its one Lease: read it, wait for its changes, renew it, and put it back when it was deleted (a PUT,
 /// which RBAC can allow by name; a POST it cannot).
 const LEASE_VERBS: [&str; 5] = ["get", "list", "watch", "create", "update"];
+
+/// What the agent does with the `EndpointSlices` of its leader-only Services, which somebody else makes: put its pod in, and take it out.
+const SLICE_VERBS: [&str; 2] = ["get", "update"];
+
+/// The annotation of a Lease that is about to be collected: since when. Whoever needs the Lease takes it off, which changes its
+/// resourceVersion, and so keeps it from being deleted.
+pub const COLLECTING: &str = "leader.io/collecting";
 
 /// Where an object is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +34,18 @@ pub struct Place {
     pub(super) kind: String,
     pub(super) namespace: String,
     pub(super) name: String,
+}
+
+impl Place {
+    /// Where `object` is, or will be.
+    pub(super) fn of<K: Resource<DynamicType = ()>>(object: &K, namespace: &str) -> Self {
+        Self { kind: K::kind(&()).into_owned(), namespace: namespace.to_owned(), name: object.name_any() }
+    }
+
+    /// Whether the object is a Lease.
+    pub fn is_lease(&self) -> bool {
+        self.kind == "Lease"
+    }
 }
 
 impl fmt::Display for Place {
@@ -70,17 +93,42 @@ pub(super) trait Owned:
     }
 }
 
-impl Owned for ServiceAccount {
+impl Owned for Role {
+    /// Which slices an id has is known to whoever makes those; no other right is left.
     fn repaired(mut self, wanted: &Self) -> Self {
-        self.automount_service_account_token = wanted.automount_service_account_token;
-        self
+        let slices = slices_of(&self);
+        self.rules.clone_from(&wanted.rules);
+        with_slices(self, &slices)
     }
 }
 
-impl Owned for Role {
-    fn repaired(mut self, wanted: &Self) -> Self {
-        self.rules.clone_from(&wanted.rules);
-        self
+/// The slices that a Role lets its pods be put into.
+pub fn slices_of(role: &Role) -> BTreeSet<String> {
+    let rules = role.rules.iter().flatten();
+    let names = rules.filter_map(|rule| {
+        let names: BTreeSet<String> = rule.resource_names.iter().flatten().cloned().collect();
+        (*rule == slice_rule(&names) && !names.is_empty()).then_some(names)
+    });
+    names.flatten().collect()
+}
+
+/// The Role with the right to these slices, and to no others.
+pub fn with_slices(mut role: Role, names: &BTreeSet<String>) -> Role {
+    let rules = role.rules.get_or_insert_default();
+    rules.retain(|rule| !rule.resources.iter().flatten().any(|resource| resource == "endpointslices"));
+    if !names.is_empty() {
+        rules.push(slice_rule(names));
+    }
+    role
+}
+
+fn slice_rule(names: &BTreeSet<String>) -> PolicyRule {
+    PolicyRule {
+        api_groups: Some(vec!["discovery.k8s.io".to_owned()]),
+        resources: Some(vec!["endpointslices".to_owned()]),
+        resource_names: Some(names.iter().cloned().collect()),
+        verbs: SLICE_VERBS.map(str::to_owned).to_vec(),
+        ..PolicyRule::default()
     }
 }
 
@@ -110,8 +158,11 @@ impl Owned for RoleBinding {
 }
 
 impl Owned for Lease {
-    /// Its content is the agents' alone.
-    fn repaired(self, _wanted: &Self) -> Self {
+    /// Its content is the agents' alone. But it is needed, so that it must not be collected.
+    fn repaired(mut self, _wanted: &Self) -> Self {
+        if self.annotations().contains_key(COLLECTING) {
+            self.annotations_mut().remove(COLLECTING);
+        }
         self
     }
 
@@ -145,6 +196,19 @@ pub(super) fn plan<K: Owned>(existing: Option<K>, wanted: K) -> Step<K> {
     if repaired == existing { Step::Keep } else { Step::Repair(repaired) }
 }
 
+/// The objects of an id as far as they are known.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Existing<'a> {
+    /// The Lease.
+    pub lease: Option<&'a Lease>,
+    /// The dedicated account.
+    pub account: Option<&'a ServiceAccount>,
+    /// The Role.
+    pub role: Option<&'a Role>,
+    /// The `RoleBinding`.
+    pub binding: Option<&'a RoleBinding>,
+}
+
 /// The objects of an id as they should be.
 pub(super) struct Objects {
     pub(super) account: Option<ServiceAccount>,
@@ -154,7 +218,7 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    pub(super) fn of(election: &Election, namespace: &str) -> Self {
+    pub(super) fn of(election: &Election, namespace: &str, inherited: &Inherited) -> Self {
         let id = &election.id;
         let name = format!("leader-{id}");
         let metadata = |name: &str| ObjectMeta {
@@ -167,7 +231,7 @@ impl Objects {
             ..ObjectMeta::default()
         };
         let account = match &election.account {
-            Account::Dedicated(name) => Some(ServiceAccount { metadata: metadata(name), ..ServiceAccount::default() }),
+            Account::Dedicated(name) => Some(account::wanted(metadata(name), inherited)),
             Account::Keep(_) => None,
         };
         let rule = PolicyRule {
@@ -206,8 +270,15 @@ mod tests {
     use super::*;
 
     fn objects(account: Account) -> Objects {
-        let election = Election { id: "billing".parse().unwrap(), account, injected_afresh: true, live_before: false };
-        Objects::of(&election, "shop")
+        let election = Election {
+            id: "billing".parse().unwrap(),
+            account,
+            injected_afresh: true,
+            container: "app".to_owned(),
+            live_before: false,
+            granted_before: false,
+        };
+        Objects::of(&election, "shop", &Inherited::default())
     }
 
     fn dedicated() -> Objects {
@@ -245,6 +316,25 @@ mod tests {
         let mut stored = made.role.clone();
         stored.rules.as_mut().unwrap()[0].resource_names = None;
         assert_eq!(plan(Some(stored), made.role.clone()), Step::Repair(made.role));
+    }
+
+    #[test]
+    fn the_right_to_slices_stays_and_is_no_other_right() {
+        let made = dedicated();
+        let names = BTreeSet::from(["web-leader-ipv4".to_owned(), "web-leader-ipv6".to_owned()]);
+        let with = with_slices(made.role.clone(), &names);
+        assert_eq!(slices_of(&with), names);
+        assert_eq!(plan(Some(with.clone()), made.role.clone()), Step::Keep);
+        assert_eq!(with_slices(with.clone(), &BTreeSet::new()), made.role);
+        for change in [
+            (|rule: &mut PolicyRule| rule.resource_names = None) as fn(&mut PolicyRule),
+            |rule: &mut PolicyRule| rule.verbs.push("delete".to_owned()),
+            |rule: &mut PolicyRule| rule.resources.as_mut().unwrap().push("leases".to_owned()),
+        ] {
+            let mut more = with.clone();
+            change(&mut more.rules.as_mut().unwrap()[1]);
+            assert_eq!(plan(Some(more), made.role.clone()), Step::Repair(made.role.clone()));
+        }
     }
 
     #[test]

@@ -1,16 +1,33 @@
-//! `kubectl leader`: the webhook's own injection on files, without a cluster.
+//! `kubectl leader`: the webhook's own injection on files, without a cluster, and looking at elections and steering them in one.
 //!
 //! Files and output are here; what is injected is decided by [`crate::inject`].
 
+mod api;
+mod check;
+mod connection;
+mod dns;
 mod documents;
 mod edit;
+mod history;
 mod images;
+mod json;
+mod objects;
 mod output;
+mod reach;
+mod session;
 mod source;
+mod status;
+mod steer;
+mod table;
+mod ui;
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    process,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use leader_agent::id::LeaderId;
 
 use crate::{
     inject::{Defaults, Refusal},
@@ -63,6 +80,82 @@ enum Command {
     Eject {
         #[command(flatten)]
         files: Files,
+    },
+    /// Reads the cluster, and says what is wrong and how to mend it.
+    ///
+    /// The exit code is 0 when nothing is wrong, 1 when something is, and above 1 when the cluster cannot be read. Nothing is written; a
+    /// workload is sent to the webhook by dry run.
+    Check {
+        #[command(flatten)]
+        options: check::Options,
+    },
+    /// Says who leads, who would take over, and what is not as it should be.
+    ///
+    /// It reads Leases and pods, and nothing else.
+    Status {
+        #[command(flatten)]
+        options: status::Options,
+    },
+    /// Asks the leader to stop, and to let another pod lead.
+    ///
+    /// The request is about the present term alone, and stands on the Lease: whoever may patch that may ask.
+    StepDown {
+        #[command(flatten)]
+        options: steer::command::StepDown,
+    },
+    /// Asks the leader to stop, and to let a certain pod lead.
+    ///
+    /// That pod has two seconds in which nobody else takes over. One that does not stand by is refused.
+    Transfer {
+        #[command(flatten)]
+        options: steer::command::Transfer,
+    },
+    /// Stops the leader, and keeps everyone from leading until `resume`: for maintenance.
+    Hold {
+        #[command(flatten)]
+        options: steer::command::Hold,
+    },
+    /// Ends a hold; or lets an election that is being turned on go on, although pods that ran the application without it are gone
+    /// without a trace.
+    ///
+    /// A hold is ended first, and alone. While an election is turned on, nobody leads before all pods without the agent have ended, as
+    /// their nodes report. When a node is lost, nobody reports it: make sure that nothing of those pods runs any more, then say so by
+    /// this. It is refused while pods without the agent are there or may be made.
+    Resume {
+        #[command(flatten)]
+        options: steer::command::Resume,
+    },
+    /// Says what became of an election, from its Events.
+    History {
+        #[command(flatten)]
+        options: history::Options,
+    },
+    /// Runs `kubectl logs` on the leader.
+    #[command(override_usage = "kubectl leader logs [OPTIONS] <ID> [OPTIONS OF KUBECTL LOGS]...")]
+    Logs {
+        #[command(flatten)]
+        options: reach::Options,
+    },
+    /// Runs `kubectl exec` on the leader.
+    #[command(override_usage = "kubectl leader exec [OPTIONS] <ID> [OPTIONS OF KUBECTL EXEC]... -- <COMMAND>...")]
+    Exec {
+        #[command(flatten)]
+        options: reach::Options,
+    },
+    /// Runs `kubectl port-forward` to the leader of this moment.
+    #[command(
+        override_usage = "kubectl leader port-forward [OPTIONS] <ID> [OPTIONS OF KUBECTL PORT-FORWARD]... [LOCAL:]<REMOTE>..."
+    )]
+    PortForward {
+        #[command(flatten)]
+        options: reach::Options,
+    },
+    /// Serves a page on this machine alone: who leads, who led when, and buttons to change it.
+    ///
+    /// It prints the page's address. Whoever opens that acts with the rights of the kubeconfig.
+    Ui {
+        #[command(flatten)]
+        options: ui::Options,
     },
 }
 
@@ -146,6 +239,35 @@ pub enum Error {
     /// No registry can be asked, as the options say how.
     #[error(transparent)]
     Registries(#[from] OptionsError),
+    /// The cluster cannot be read.
+    #[error("the cluster cannot be read: {reason}")]
+    Cluster {
+        /// Why not.
+        reason: String,
+    },
+    /// There is no way to the cluster.
+    #[error(transparent)]
+    Connection(#[from] connection::ConnectionError),
+    /// Nobody takes part under this id.
+    #[error(
+        "there is no election `{id}` in namespace {namespace}: is that the id, and the namespace (-n)? `kubectl leader status -A` \
+         lists them"
+    )]
+    NoElection {
+        /// The namespace.
+        namespace: String,
+        /// The id.
+        id: LeaderId,
+    },
+    /// Nothing was asked of an election.
+    #[error(transparent)]
+    Steer(#[from] steer::SteerError),
+    /// The leader is not reached.
+    #[error(transparent)]
+    Reach(#[from] reach::ReachError),
+    /// The page is not served.
+    #[error(transparent)]
+    Ui(#[from] ui::UiError),
     /// The webhook would refuse these.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Refused(Vec<Refused>),
@@ -187,6 +309,23 @@ pub struct Refused {
     pub refusal: Refusal,
 }
 
+/// The program to which a command is handed, as `logs` to kubectl: whoever can become it has its terminal and its signals. [`run`] starts
+/// it beside itself.
+pub fn handed_to(cli: &Cli) -> Option<Result<process::Command, Error>> {
+    let (verb, options) = match &cli.command {
+        Command::Logs { options } => (reach::Verb::Logs, options),
+        Command::Exec { options } => (reach::Verb::Exec, options),
+        Command::PortForward { options } => (reach::Verb::PortForward, options),
+        _ => return None,
+    };
+    Some(kubectl(verb, options).map(|kubectl| kubectl.command()))
+}
+
+/// Finds the leader, and what reaches it.
+fn kubectl(verb: reach::Verb, options: &reach::Options) -> Result<reach::Kubectl, Error> {
+    session::run(&mut io::sink(), &mut io::sink(), async |_| reach::prepare(verb, options).await)
+}
+
 /// Runs the command and returns the exit code.
 ///
 /// `colour` says whether a diff may be coloured.
@@ -197,27 +336,46 @@ pub fn run(
     stderr: &mut impl Write,
     colour: bool,
 ) -> Result<u8, Error> {
-    let files = match &cli.command {
-        Command::Inject { files, .. } | Command::Eject { files } => files,
-    };
-    let mut file = documents::File::read(&files.source, stdin)?;
-    let warnings = match &cli.command {
-        Command::Inject { id, container, command, agent_image, images, .. } => {
+    match &cli.command {
+        Command::Inject { files, id, container, command, agent_image, images } => {
+            let mut file = documents::File::read(&files.source, stdin)?;
             let asked = edit::Asked { id: id.as_deref(), container: container.as_deref(), command: command.as_deref() };
             let source = images::ImageSource::new(images)?;
-            edit::inject(&mut file, &asked, &Defaults { agent_image: agent_image.clone() }, &source)?
+            let defaults = Defaults { agent_image: agent_image.clone(), agent_pull_secret: None };
+            let warnings = edit::inject(&mut file, &asked, &defaults, &source)?;
+            output::print(&file, &warnings, files.output, colour, stdout, stderr)
         }
-        Command::Eject { .. } => edit::eject(&mut file),
-    };
-    for warning in warnings {
-        writeln!(stderr, "Warning: {warning}").map_err(Error::Write)?;
+        Command::Eject { files } => {
+            let mut file = documents::File::read(&files.source, stdin)?;
+            let warnings = edit::eject(&mut file);
+            output::print(&file, &warnings, files.output, colour, stdout, stderr)
+        }
+        Command::Check { options } => {
+            let (text, has_problems) = check::run(options)?;
+            write(stdout, &text)?;
+            Ok(u8::from(has_problems))
+        }
+        Command::Status { options } => session::run(stdout, stderr, async |voice| status::run(options, &voice).await),
+        Command::StepDown { options } => {
+            session::run(stdout, stderr, async |voice| steer::command::step_down(options, &voice).await)
+        }
+        Command::Transfer { options } => {
+            session::run(stdout, stderr, async |voice| steer::command::transfer(options, &voice).await)
+        }
+        Command::Hold { options } => {
+            session::run(stdout, stderr, async |voice| steer::command::hold(options, &voice).await)
+        }
+        Command::Resume { options } => {
+            session::run(stdout, stderr, async |voice| steer::command::resume(options, &voice).await)
+        }
+        Command::History { options } => session::run(stdout, stderr, async |voice| history::run(options, &voice).await),
+        Command::Logs { options } => kubectl(reach::Verb::Logs, options)?.run(stdout),
+        Command::Exec { options } => kubectl(reach::Verb::Exec, options)?.run(stdout),
+        Command::PortForward { options } => kubectl(reach::Verb::PortForward, options)?.run(stdout),
+        Command::Ui { options } => ui::run(options, stdout, stderr).map(|()| 0),
     }
-    let text = match files.output {
-        Format::Yaml => output::yaml(&file)?,
-        Format::Json => output::json(&file)?,
-        Format::Patch => output::patches(&file)?,
-        Format::Diff => output::diff(&file, colour)?,
-    };
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::Write)?;
-    Ok(u8::from(files.output == Format::Diff && !text.is_empty()))
+}
+
+fn write(stdout: &mut impl Write, text: &str) -> Result<(), Error> {
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(Error::Write)
 }

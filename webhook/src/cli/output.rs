@@ -1,6 +1,6 @@
 //! Prints documents: as they were written, as JSON, as patches, or as a diff.
 
-use std::fmt::Write;
+use std::{fmt::Write, io};
 
 use serde::Serialize;
 use serde_json::{
@@ -10,17 +10,39 @@ use serde_json::{
 use similar::{ChangeTag, TextDiff};
 
 use super::{
-    Error,
+    Error, Format,
     documents::{Document, File},
     edit::title,
 };
-use crate::inject;
+use crate::{inject, review::printable};
 
 const BOLD: &str = "\x1b[1m";
 const CYAN: &str = "\x1b[36m";
 const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
 const RESET: &str = "\x1b[0m";
+
+/// Prints a file that was edited, and what its reader should know.
+pub(super) fn print(
+    file: &File,
+    warnings: &[String],
+    format: Format,
+    colour: bool,
+    stdout: &mut impl io::Write,
+    stderr: &mut impl io::Write,
+) -> Result<u8, Error> {
+    for warning in warnings {
+        writeln!(stderr, "Warning: {}", printable(warning)).map_err(Error::Write)?;
+    }
+    let text = match format {
+        Format::Yaml => yaml(file)?,
+        Format::Json => json(file)?,
+        Format::Patch => patches(file)?,
+        Format::Diff => diff(file, colour)?,
+    };
+    super::write(stdout, &text)?;
+    Ok(u8::from(format == Format::Diff && !text.is_empty()))
+}
 
 /// All documents: untouched ones as they were, touched ones written anew between their leading and trailing comments.
 pub(super) fn yaml(file: &File) -> Result<String, Error> {

@@ -10,7 +10,7 @@ use super::{
 };
 
 /// The account under which a pod runs that names none, and which the API server fills in at a pod's creation.
-const DEFAULT: &str = "default";
+pub(super) const DEFAULT: &str = "default";
 
 /// The account that the specification of a pod names.
 pub(super) fn account_of(spec: &Value) -> Option<&str> {

@@ -2,15 +2,17 @@
 //!
 //! Said when it becomes true, not at every write: what the live object had already is not repeated.
 
+use leader_agent::mode::Mode;
 use serde_json::Value;
 
 use super::{
     Facts, check,
     json::{annotation, text, texts},
-    options::{self, Options},
+    options::{self, Chosen, Options},
     progress,
     root::Root,
 };
+use crate::services::pointed;
 
 /// A workload together with the template that its user wrote.
 pub(super) struct View<'a> {
@@ -26,10 +28,14 @@ pub(super) fn new_risks(now: &View<'_>, before: Option<&View<'_>>, options: &Opt
     if before.is_none()
         && let Ok(chosen) = options::container(options, now.template, now.root)
     {
-        said.push(format!(
-            "leader election `{}` is on: `{}` runs on one replica at a time, the others stand by",
-            options.id, chosen.name
-        ));
+        said.push(turned_on(options, chosen.name));
+        if !options.mode.excludes() {
+            said.push(format!(
+                "mode {} informs and does not exclude: at a change two pods may believe for a moment that they lead; what must never be \
+                 done twice needs mode run, or whoever receives it checks the fencing token",
+                options.mode
+            ));
+        }
     }
     if before.is_none() && !facts.other_workloads.is_empty() {
         said.push(format!(
@@ -37,6 +43,9 @@ pub(super) fn new_risks(now: &View<'_>, before: Option<&View<'_>>, options: &Opt
             options.id,
             facts.other_workloads.join(", ")
         ));
+    }
+    if before.is_none() && options.mode.excludes() {
+        said.extend(facts.reaching_services.iter().map(|service| pointed::sentence(service, options.id.as_str())));
     }
     said.extend(risks(now, options).into_iter().filter(|risk| !known.contains(risk)));
     if before.is_none() {
@@ -48,24 +57,8 @@ pub(super) fn new_risks(now: &View<'_>, before: Option<&View<'_>>, options: &Opt
 fn risks(view: &View<'_>, options: &Options) -> Vec<String> {
     let mut risks = Vec::new();
     let Ok(chosen) = options::container(options, view.template, view.root) else { return risks };
-    let spec = &view.template["spec"];
-    if let Some(shared) = check::shared_pid_namespace(spec) {
-        risks.push(format!(
-            "{shared}: true shares the PID namespace: if stub and agent are both killed there, only the app's first process is bound to die"
-        ));
-    }
-    if check::lacks_kill(spec, chosen.container) {
-        risks.push(format!(
-            "`{}` may run as root and SETUID without the capability KILL: a process that changed its user cannot be stopped but with the whole container",
-            chosen.name
-        ));
-    }
-    let others = check::other_containers(view.template, chosen);
-    if !others.is_empty() {
-        risks.push(format!(
-            "not elected, runs on every replica: {} (leader.io/container chooses another one)",
-            others.join(", ")
-        ));
+    if options.mode.excludes() {
+        risks.extend(running_twice(view, chosen, &options.follow));
     }
     if options.container.is_none()
         && let Some(name) = annotation(view.template, options::DEFAULT_CONTAINER)
@@ -80,18 +73,71 @@ fn risks(view: &View<'_>, options: &Options) -> Vec<String> {
     if options.command.is_some() && !texts(chosen.container, "command").is_empty() {
         risks.push(format!("{} is not used: `{}` sets `command`", options::COMMAND, chosen.name));
     }
-    risks.extend(progress::obstacles(view.object, view.template));
+    risks.extend(progress::obstacles(view.object, view.template, options.mode));
     if replicas(view.object) == Some(1) {
         risks.push("one replica has no standby: set spec.replicas to 2 or more".to_owned());
     }
-    // A container's own goes before the pod's.
-    if [chosen.container, spec].into_iter().find_map(|holder| text(holder, "restartPolicy")) == Some("Never") {
+    if options.mode.excludes() {
+        risks.extend(never_again(view, chosen));
+    }
+    risks
+}
+
+/// What is risky only where the app must not run twice.
+fn running_twice(view: &View<'_>, chosen: Chosen<'_>, follow: &[String]) -> Vec<String> {
+    let mut risks = Vec::new();
+    let spec = &view.template["spec"];
+    if let Some(shared) = check::shared_pid_namespace(spec) {
         risks.push(format!(
-            "restartPolicy: Never: where `{}` is stopped because its lease is lost, it is not started again, and its pod has failed",
+            "{shared}: true shares the PID namespace: if stub and agent are both killed there, only the app's first process is bound to die"
+        ));
+    }
+    if check::lacks_kill(spec, chosen.container) {
+        risks.push(format!(
+            "`{}` may run as root and SETUID without the capability KILL: a process that changed its user cannot be stopped but with the whole container",
             chosen.name
         ));
     }
+    let mut others = check::other_containers(view.template, chosen);
+    others.retain(|other| !follow.iter().any(|name| other.trim_matches('`') == name));
+    if !others.is_empty() {
+        risks.push(format!(
+            "not elected, runs on every replica: {} (leader.io/container chooses another one)",
+            others.join(", ")
+        ));
+    }
     risks
+}
+
+/// A container that is stopped and not started again.
+fn never_again(view: &View<'_>, chosen: Chosen<'_>) -> Option<String> {
+    // A container's own goes before the pod's.
+    let policy =
+        [chosen.container, &view.template["spec"]].into_iter().find_map(|holder| text(holder, "restartPolicy"));
+    (policy == Some("Never")).then(|| {
+        format!(
+            "restartPolicy: Never: where `{}` is stopped because its lease is lost, it is not started again, and its pod has failed",
+            chosen.name
+        )
+    })
+}
+
+/// What an election does that was not there before.
+fn turned_on(options: &Options, container: &str) -> String {
+    let (id, file) = (&options.id, options.status_file.as_deref().unwrap_or_default());
+    match options.mode {
+        Mode::Run => {
+            format!("leader election `{id}` is on: `{container}` runs on one replica at a time, the others stand by")
+        }
+        Mode::Observe => {
+            format!(
+                "leader election `{id}` is on: the app runs on every replica, and {file} is there on the leader only"
+            )
+        }
+        Mode::Ready => {
+            format!("leader election `{id}` is on: `{container}` runs on every replica, and only the leader is ready")
+        }
+    }
 }
 
 /// How many pods the object wants; `None` where that is not a number of its own.

@@ -3,20 +3,19 @@
 //! The template stays as it is, and each pod is injected when it is created. That is far from the person who writes the
 //! template, so what would be refused at the pods is refused here, and what is risky is said here.
 
-use leader_agent::names;
 use serde_json::Value;
 
 use super::{
     Account, Defaults, Election, Facts, ImageAnswer, ImageFacts, Outcome, Refusal,
     account::{self, account_of},
     advice::{self, View},
+    agents::{elected, elected_container},
     check,
     elect::inject,
     entry::{self, Found},
     handlers::Way,
-    json::annotation,
     options::{self, Asked, Holder},
-    record::{AccountMode, Record},
+    record::AccountMode,
     root::Root,
     shape,
 };
@@ -41,17 +40,18 @@ pub(super) fn ahead(
         }
     };
     let chosen = options::container(&options, template, root)?;
-    check::refuse(object, template, chosen, Way::new(&template["spec"], options.port))?;
+    check::refuse(object, template, chosen, Way::new(&template["spec"], options.port), &options)?;
     options.check_timing(&template["spec"], chosen.container)?;
     let account = account::mode(&options, &template["spec"], true, None, facts);
     // The pods ask for the image: whatever it says, the rest is what it will be for them.
     let image = ImageFacts { entrypoint: vec!["entrypoint".to_owned()], ..ImageFacts::default() };
     let answer = ImageAnswer::Found(image);
-    if let Found::Entry(entry) = entry::find(&options, chosen, &[], Some(&answer))? {
-        inject(template, chosen, &options, account, entry, None, defaults)?;
+    if let Found::Entry(entry) = entry::find(&options, chosen, None, &[], Some(&answer))? {
+        inject(template, chosen, &options, account, entry, serde_json::Map::new(), (defaults, facts))?;
     }
 
-    let before = old.filter(|old| is_elected(old, root, options.id.as_str()));
+    let wrapped_before = old.and_then(|old| elected_container(root.of_object(old), options.id.as_str()));
+    let before = old.filter(|_| wrapped_before.is_some());
     let now = View { object, template, root };
     let known = before.map(|old| View { object: old, template: root.of_object(old), root });
     outcome.warnings.extend(advice::new_risks(&now, known.as_ref(), &options, facts));
@@ -67,14 +67,10 @@ pub(super) fn ahead(
         account: Account::of(account, options.id.as_str(), &template["spec"]),
         id: options.id,
         injected_afresh: false,
-        live_before: before.is_some(),
+        live_before: wrapped_before.as_deref() == Some(elected(options.mode, chosen.name)),
+        // Which account pods run under is decided for each of them.
+        granted_before: false,
+        container: elected(options.mode, chosen.name).to_owned(),
     });
     Ok(outcome)
-}
-
-/// Whether the live object's pods take part in this election already.
-fn is_elected(old: &Value, root: Root, id: &str) -> bool {
-    let template = root.of_object(old);
-    let injected = Record::of(template).ok().flatten().is_some_and(|record| record.id == id);
-    injected || annotation(template, names::ID) == Some(id)
 }

@@ -2,15 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use leader_agent::names::{self, env};
+use leader_agent::{
+    mode::Mode,
+    names::{self, env},
+};
 use serde_json::Value;
 
 use super::{
-    Refusal,
+    Refusal, follow,
     handlers::{self, Way},
     json::{annotation, containers, is_empty, items, text, texts},
     options::{self, Asked, Chosen, Holder, Options},
     root::Root,
+    status,
 };
 
 /// Volumes that the kubelet mounts read-only, whatever the mount says (`GetAttributes` in pkg/volume/{configmap,downwardapi,
@@ -19,12 +23,24 @@ const READ_ONLY: [&str; 5] = ["configMap", "downwardAPI", "image", "projected", 
 
 /// Everything for which a template, with nothing injected in it, is refused. `object` is the workload around it,
 /// `way` the one that the kubelet will take to the agent.
-pub(super) fn refuse(object: &Value, template: &Value, chosen: Chosen<'_>, way: Way) -> Result<(), Refusal> {
+pub(super) fn refuse(
+    object: &Value,
+    template: &Value,
+    chosen: Chosen<'_>,
+    way: Way,
+    options: &Options,
+) -> Result<(), Refusal> {
+    let mode = options.mode;
     windows(template, chosen)?;
-    collisions(object, template, chosen)?;
+    collisions(object, template, chosen, mode)?;
     let spec = &template["spec"];
-    handlers::check(spec, chosen, way)?;
-    if let Some(shared) = shared_pid_namespace(spec)
+    handlers::check(spec, chosen, way, mode)?;
+    follow::refuse(template, chosen, &options.follow)?;
+    if let Some(path) = &options.status_file {
+        status::share(template, chosen, path)?;
+    }
+    if mode.excludes()
+        && let Some(shared) = shared_pid_namespace(spec)
         && lacks_kill(spec, chosen.container)
     {
         return Err(Refusal::CannotKill { container: chosen.name.to_owned(), path: chosen.path(), shared });
@@ -139,7 +155,7 @@ fn needs_windows(selector: &Value) -> bool {
 }
 
 /// Names and paths of the user's that injection needs for itself.
-fn collisions(object: &Value, template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
+fn collisions(object: &Value, template: &Value, chosen: Chosen<'_>, mode: Mode) -> Result<(), Refusal> {
     let spec = &template["spec"];
     for key in ["initContainers", "containers"] {
         for (index, container) in items(spec, key).iter().enumerate() {
@@ -164,7 +180,8 @@ fn collisions(object: &Value, template: &Value, chosen: Chosen<'_>) -> Result<()
         let path = format!("{}.labels", chosen.root.metadata());
         return Err(collision(&path, format!("the label {}", names::ID), "remove it, it is set by injection"));
     }
-    wrapped_container(template, chosen)
+    // The observer is a container of its own.
+    if mode == Mode::Observe { wrapped_command(chosen) } else { wrapped_container(template, chosen) }
 }
 
 fn volume_mounts(container: &Value, path: &str) -> Result<(), Refusal> {
@@ -177,7 +194,7 @@ fn volume_mounts(container: &Value, path: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn wrapped_container(template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
+pub(super) fn wrapped_container(template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal> {
     let path = chosen.path();
     for (index, mount) in items(chosen.container, "volumeMounts").iter().enumerate() {
         let mounted = text(mount, "mountPath").unwrap_or_default();
@@ -206,12 +223,18 @@ fn wrapped_container(template: &Value, chosen: Chosen<'_>) -> Result<(), Refusal
             let fix = match name {
                 env::LEASE_DURATION => "use the annotation leader.io/lease-duration",
                 env::STOP_GRACE => "use the annotation leader.io/stop-grace",
+                env::TERMINATION_GRACE => "set the pod's terminationGracePeriodSeconds",
                 env::ID => "use the annotation leader.io/id; the app gets the variable from the agent",
                 _ => "rename or remove it",
             };
             return Err(collision(&format!("{path}.env[{index}]"), format!("the variable {name}"), fix));
         }
     }
+    wrapped_command(chosen)
+}
+
+fn wrapped_command(chosen: Chosen<'_>) -> Result<(), Refusal> {
+    let path = chosen.path();
     for key in ["command", "args"] {
         if let Some(index) = texts(chosen.container, key).iter().position(|word| word == names::AGENT_PATH) {
             let fix = "give the app's own command, the agent is put before it by injection";
@@ -226,11 +249,11 @@ fn collision(path: &str, what: String, fix: &str) -> Refusal {
 }
 
 fn is_our_volume(name: &str) -> bool {
-    [names::VOLUME, names::TOKEN_VOLUME].contains(&name)
+    [names::VOLUME, names::TOKEN_VOLUME, status::VOLUME].contains(&name)
 }
 
 /// Whether a path is `folder` or lies in it; `/leader/` and `//leader` are `/leader`.
-fn is_within(path: &str, folder: &str) -> bool {
+pub(super) fn is_within(path: &str, folder: &str) -> bool {
     let parts = |path: &str| {
         path.split('/').filter(|part| !part.is_empty() && *part != ".").map(str::to_owned).collect::<Vec<_>>()
     };

@@ -1,6 +1,6 @@
 //! Eject: gives back the pod template that the user wrote, from an injected one or any mixture of both.
 
-use leader_agent::names;
+use leader_agent::{mode::Mode, names};
 use serde_json::{Map, Value};
 
 use super::{
@@ -8,7 +8,7 @@ use super::{
     json::{
         annotation, clear, close, containers, containers_mut, is_empty, items, list_of_texts, take_out, text, texts,
     },
-    parts,
+    parts, pull_secrets,
     record::{Original, Record, dedicated_name},
 };
 
@@ -24,7 +24,7 @@ fn has_traces(template: &Value) -> bool {
 fn is_wrapped(container: &Value) -> bool {
     ["command", "args"].iter().any(|key| parts::unwrap(&texts(container, key)).is_some())
         || handlers::has_traces(container)
-        || items(container, "volumeMounts").iter().any(parts::is_mount)
+        || items(container, "volumeMounts").iter().any(parts::is_agents_mount)
         || items(container, "env").iter().any(parts::is_record)
 }
 
@@ -45,6 +45,7 @@ pub(super) fn eject(template: &Value, record: Option<&Record>, ids: &[&str]) -> 
     if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
         take_out(spec, "initContainers", &original.empty, parts::is_init_container);
         take_out(spec, "volumes", &original.empty, parts::is_volume);
+        pull_secrets::remove(spec, record, &original.empty);
         account(spec, record, original, &ids);
     }
     // It was renamed, then.
@@ -59,16 +60,17 @@ pub(super) fn eject(template: &Value, record: Option<&Record>, ids: &[&str]) -> 
         let handlers_of = record.filter(|record| record.container == name || renamed);
         let record = record.filter(|record| record.container == name);
         // Another container may have the same variables for a purpose of its own.
-        let wrapped = record.is_some() || is_wrapped(container);
+        let wrapped = record.is_some_and(|record| record.mode != Mode::Observe) || is_wrapped(container);
         let Some(container) = container.as_object_mut() else { continue };
         handlers::restore(container, handlers_of);
         let nothing = Map::new();
-        let notes = record.map_or(&nothing, |record| &record.original.empty);
+        let beside = original.beside.get(&name).unwrap_or(&nothing);
+        let notes = record.map_or(beside, |record| &record.original.empty);
         take_out(container, "volumeMounts", notes, parts::is_mount);
         take_out(container, "env", notes, |item| wrapped && parts::is_variable(item, &names));
         command(container, record, notes);
     }
-    metadata(&mut template, record.is_some(), original, &ids);
+    metadata(&mut template, record, original, &ids);
     template
 }
 
@@ -80,7 +82,8 @@ fn command(container: &mut Map<String, Value>, record: Option<&Record>, notes: &
         // Beside a new command of the user's too: the image's CMD is not for that one.
         clear(container, "args", notes);
     }
-    if let Some(record) = record.filter(|record| now == parts::wrap(&record.command)) {
+    let of_record = |record: &&Record| record.mode != Mode::Observe && now == parts::wrap(&record.command);
+    if let Some(record) = record.filter(of_record) {
         if record.original.sets_command {
             container.insert("command".to_owned(), record.command.clone().into());
         } else {
@@ -126,7 +129,7 @@ fn put_back(spec: &mut Map<String, Value>, key: &str, name: Option<&String>, ori
     }
 }
 
-fn metadata(template: &mut Value, recorded: bool, original: &Original, ids: &[&str]) {
+fn metadata(template: &mut Value, record: Option<&Record>, original: &Original, ids: &[&str]) {
     let list = annotation(template, parts::SAFE_TO_EVICT).map(str::to_owned);
     let Some(metadata) = template.get_mut("metadata").and_then(Value::as_object_mut) else { return };
     let before = metadata.clone();
@@ -134,10 +137,12 @@ fn metadata(template: &mut Value, recorded: bool, original: &Original, ids: &[&s
         annotations.shift_remove(names::INJECTED);
         if let Some(list) = list {
             let before = original.safe_to_evict_local_volumes.clone();
-            let now = if recorded && list == parts::with_our_volume(before.as_deref()) {
+            let made = |record: &Record| parts::with_our_volumes(before.as_deref(), &record.volumes());
+            let is_before = record.is_some() && before.as_ref() == Some(&list);
+            let now = if is_before || record.and_then(made).is_some_and(|made| made == list) {
                 before
             } else {
-                parts::without_our_volume(&list)
+                parts::without_our_volumes(&list)
             };
             match now {
                 Some(now) => annotations.insert(parts::SAFE_TO_EVICT.to_owned(), now.into()),
@@ -181,7 +186,7 @@ pub(super) fn canonical(template: &Value) -> Value {
     let mut template = template.clone();
     let nothing = Map::new();
     if let Some(spec) = template.get_mut("spec").and_then(Value::as_object_mut) {
-        for key in ["initContainers", "volumes", "serviceAccountName", "serviceAccount"] {
+        for key in ["initContainers", "volumes", "imagePullSecrets", "serviceAccountName", "serviceAccount"] {
             close(spec, key, &nothing);
         }
         // The API server fills the twin in and lets the new field win.

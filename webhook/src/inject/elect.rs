@@ -5,14 +5,15 @@
 
 use std::borrow::Cow;
 
-use leader_agent::names;
-use serde_json::Value;
+use leader_agent::{mode::Mode, names};
+use serde_json::{Map, Value};
 
 use super::{
     Account, Decision, Defaults, Election, Facts, ImageRequest, Outcome, Refusal, account,
     account::account_of,
     add::add,
     advice::{self, View},
+    agents::elected,
     check,
     eject::{canonical, eject, is_touched},
     entry::{self, Entry, Found},
@@ -20,11 +21,15 @@ use super::{
     json::{annotation, containers, items, text},
     keep::{Live, is_as_for, is_current, is_intact},
     options::{self, Chosen, Options},
-    parts,
+    parts, pull_secrets,
     record::{AccountMode, Injection, Record},
     root::Root,
     shape, stated,
 };
+
+/// The field of a record which says that pods without the agent ran the app when the template was made: an agent that finds no Lease then
+/// takes it for lost.
+const BORN_UNDER_TURNING_ON: &str = "bornUnderTurningOn";
 
 /// An object that asks for an election of its own template.
 pub(super) struct Case<'a> {
@@ -42,6 +47,15 @@ enum Made {
     Afresh,
     KeptLive,
     KeptArriving,
+}
+
+/// What the live template did for this id.
+#[derive(Clone, Copy)]
+struct Before<'a> {
+    /// It took part in the very election.
+    is_live: bool,
+    /// The account of its pods, which has what an election needs.
+    granted: Option<&'a Account>,
 }
 
 impl Case<'_> {
@@ -67,37 +81,48 @@ impl Case<'_> {
         let plain = self.plain(own.or(live.as_ref().map(|live| &live.record)));
         check::annotations(object, &plain, root, options)?;
 
-        let live_before = live.as_ref().is_some_and(|live| live.intact && live.record.id == options.id.as_str());
+        let is_known = live.as_ref().is_some_and(|live| live.intact && live.record.id == options.id.as_str());
+        let account_of_live =
+            |live: &Live<'_>| Account::of(live.record.service_account, &live.record.id, &live.plain["spec"]);
+        let granted = live.as_ref().filter(|_| is_known).map(account_of_live);
+        let before = |is_live| Before { is_live, granted: granted.as_ref() };
         if let Some(live) = live.as_ref().filter(|live| live.intact && is_as_for(&live.record, options, &plain, root))
             && (plain == live.plain || canonical(&plain) == canonical(&live.plain))
         {
             let object = root.replaced(object, live.template.clone());
-            let mut kept = self.outcome(object, &live.record, &live.plain, Made::KeptLive, live_before);
-            kept.warnings = self.new_risks(&plain, Some(live).filter(|_| live_before));
+            let mut kept = self.outcome(object, &live.record, &live.plain, Made::KeptLive, before(is_known));
+            kept.warnings = self.new_risks(&plain, Some(live).filter(|_| is_known));
             return Ok(Decision::Done(kept));
         }
 
         let chosen = options::container(options, &plain, root)?;
         let way = Way::new(&plain["spec"], options.port);
-        check::refuse(object, &plain, chosen, way)?;
+        check::refuse(object, &plain, chosen, way, options)?;
         options.check_timing(&plain["spec"], chosen.container)?;
         let intact = own.filter(|record| is_intact(template, record));
         let mut warnings = Vec::new();
         if own.is_none() && is_touched(template) {
             warnings.push(advice::without_record(arriving.as_ref().err()));
         }
-        warnings.extend(self.new_risks(&plain, live.as_ref().filter(|_| live_before)));
+        warnings.extend(self.new_risks(&plain, live.as_ref().filter(|_| is_known)));
+        // Its pods run the app of any other container bare.
+        let live_wraps = |container: &str| {
+            let live = live.as_ref().filter(|_| is_known);
+            live.is_some_and(|live| elected(live.record.mode, &live.record.container) == container)
+        };
 
         // A record of its own, not the live one's: it was kept elsewhere (undo, export), and its template with it.
         let of_its_own = |record: &&Record| live.as_ref().is_none_or(|live| live.record != **record);
         if let Some(record) =
             intact.filter(of_its_own).filter(|record| is_current(template, record, options, &plain, chosen, way))
         {
-            let mut kept = self.outcome(object.clone(), record, &plain, Made::KeptArriving, live_before);
+            let live_before = live_wraps(elected(record.mode, &record.container));
+            let mut kept = self.outcome(object.clone(), record, &plain, Made::KeptArriving, before(live_before));
             kept.warnings = warnings;
             return Ok(Decision::Done(kept));
         }
 
+        let live_before = live_wraps(elected(options.mode, chosen.name));
         let live = live.as_ref().map(|live| &live.record);
         let previous = intact.or(live);
         let plain = entry::with_declared_args(&plain, template, object, own.or(live));
@@ -105,7 +130,8 @@ impl Case<'_> {
         let account = account::mode(options, &plain["spec"], root == Root::Pod, previous, self.facts);
         let sibling = self.facts.sibling_record.as_deref().and_then(|text| Record::parse(text).ok());
         let records: Vec<&Record> = [own, live, sibling.as_ref()].into_iter().flatten().collect();
-        let entry = match entry::find(options, chosen, &records, self.facts.image.as_ref())? {
+        let in_force = live.filter(|_| is_known);
+        let entry = match entry::find(options, chosen, in_force, &records, self.facts.image.as_ref())? {
             Found::Entry(entry) => entry,
             Found::Ask { required } => {
                 return Ok(Decision::NeedsImage(self.image_request(&plain, chosen, account, required)));
@@ -113,16 +139,28 @@ impl Case<'_> {
         };
         warnings.extend(entry.warnings.iter().cloned());
         let image = text(chosen.container, "image").unwrap_or_default();
-        let is_known = live.is_some_and(|live| live_before && live.knows(image).is_some());
-        if entry.is_from_image(options) && !entry::has_digest(image) && !is_known && self.is_read() {
+        let is_frozen = live.is_some_and(|live| is_known && live.knows(image).is_some());
+        if options.mode != Mode::Observe
+            && entry.is_from_image(options)
+            && !entry::has_digest(image)
+            && !is_frozen
+            && self.is_read()
+        {
             warnings.push(advice::frozen(chosen.name, image));
         }
-        if account == AccountMode::Keep && options.account.is_none() && !live_before && self.is_read() {
+        if account == AccountMode::Keep && options.account.is_none() && !is_known && self.is_read() {
             warnings.push(advice::kept_account(account_of(&plain["spec"]), options.id.as_str()));
         }
-        let (injected, record) = inject(&plain, chosen, options, account, entry, previous, self.defaults)?;
+        let mut rest = previous.map(|record| record.rest.clone()).unwrap_or_default();
+        let is_same = |live: &Record| {
+            live.id == options.id.as_str() && elected(live.mode, &live.container) == elected(options.mode, chosen.name)
+        };
+        if root != Root::Pod && self.old.is_some() && !live.is_some_and(is_same) {
+            rest.insert(BORN_UNDER_TURNING_ON.to_owned(), true.into());
+        }
+        let (injected, record) = inject(&plain, chosen, options, account, entry, rest, (self.defaults, self.facts))?;
         let object = root.replaced(object, injected);
-        let mut afresh = self.outcome(object, &record, &plain, Made::Afresh, live_before);
+        let mut afresh = self.outcome(object, &record, &plain, Made::Afresh, before(live_before));
         afresh.warnings = warnings;
         Ok(Decision::Done(afresh))
     }
@@ -179,7 +217,8 @@ impl Case<'_> {
             return Vec::new();
         }
         let now = View { object: self.object, template: plain, root: self.root };
-        let before = self.old.zip(before);
+        // In another mode other things are risky.
+        let before = self.old.zip(before.filter(|live| live.record.mode == self.options.mode));
         let before = before.map(|(old, live)| View { object: old, template: &live.plain, root: self.root });
         advice::new_risks(&now, before.as_ref(), self.options, self.facts)
     }
@@ -192,14 +231,19 @@ impl Case<'_> {
         ImageRequest {
             image: text(chosen.container, "image").unwrap_or_default().to_owned(),
             pull_secrets: secrets.map(str::to_owned).collect(),
-            service_account: Account::of(account, self.options.id.as_str(), spec).name().to_owned(),
+            // A dedicated account has the pull secrets of `default`, once it is there.
+            service_account: match Account::of(account, self.options.id.as_str(), spec) {
+                Account::Dedicated(_) => account::DEFAULT.to_owned(),
+                Account::Keep(name) => name,
+            },
             node_selector: labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect(),
             required,
         }
     }
 
-    fn outcome(&self, object: Value, record: &Record, plain: &Value, made: Made, live_before: bool) -> Outcome {
+    fn outcome(&self, object: Value, record: &Record, plain: &Value, made: Made, before: Before<'_>) -> Outcome {
         let id = &self.options.id;
+        let account = Account::of(record.service_account, &record.id, &plain["spec"]);
         let action = match made {
             Made::Afresh => "injected",
             Made::KeptLive => "kept-live",
@@ -210,9 +254,11 @@ impl Case<'_> {
             object,
             election: Some(Election {
                 id: id.clone(),
-                account: Account::of(record.service_account, &record.id, &plain["spec"]),
                 injected_afresh: made == Made::Afresh,
-                live_before,
+                container: elected(record.mode, &record.container).to_owned(),
+                live_before: before.is_live,
+                granted_before: before.granted == Some(&account),
+                account,
             }),
             warnings: Vec::new(),
             audit: audit.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
@@ -227,13 +273,18 @@ pub(super) fn inject(
     options: &Options,
     account: AccountMode,
     entry: Entry,
-    previous: Option<&Record>,
-    defaults: &Defaults,
+    rest: Map<String, Value>,
+    (defaults, facts): (&Defaults, &Facts),
 ) -> Result<(Value, Record), Refusal> {
-    let handlers = Resolved::new(&plain["spec"], chosen)?;
+    let handlers = Resolved::new(&plain["spec"], chosen, options.mode)?;
     let injection = Injection {
         id: options.id.clone(),
         container: chosen.name.to_owned(),
+        mode: options.mode,
+        status_file: options.status_file.clone(),
+        prefer: options.prefer.clone(),
+        unhealthy_step_down: options.unhealthy_step_down.clone(),
+        follow: options.follow.clone(),
         lease_duration: options.lease_duration.clone(),
         stop_grace: options.stop_grace.clone(),
         account,
@@ -243,8 +294,9 @@ pub(super) fn inject(
         probes: handlers.probes,
         hooks: handlers.hooks,
         termination_grace: handlers.termination_grace,
+        pull_secrets: pull_secrets::wanted(&plain["spec"], chosen.root, account, defaults, facts)?,
         options: options.written.clone(),
-        rest: previous.map(|record| record.rest.clone()).unwrap_or_default(),
+        rest,
     };
     let injected = add(plain, chosen, injection)?;
     // It was written just now.

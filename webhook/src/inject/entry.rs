@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use leader_agent::mode::Mode;
 use serde_json::Value;
 
 use super::{
@@ -34,6 +35,18 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Of an app that is started as without us.
+    fn untouched() -> Self {
+        Self {
+            command: Vec::new(),
+            sets_command: false,
+            args: None,
+            stop_signal: None,
+            image: None,
+            warnings: Vec::new(),
+        }
+    }
+
     /// The entry point came from the image.
     pub(super) fn is_from_image(&self, options: &Options) -> bool {
         !self.sets_command && options.command.is_none()
@@ -52,13 +65,17 @@ pub(super) enum Found {
     },
 }
 
-/// Finds out how the app is started. `records` are those of earlier injections, the nearest first.
+/// Finds out how the app is started. `records` are those of earlier injections, the nearest first; `live` is the one that is in force.
 pub(super) fn find(
     options: &Options,
     chosen: Chosen<'_>,
+    live: Option<&Record>,
     records: &[&Record],
     answer: Option<&ImageAnswer>,
 ) -> Result<Found, Refusal> {
+    if options.mode == Mode::Observe {
+        return Ok(Found::Entry(Entry::untouched()));
+    }
     let container = chosen.container;
     let required = is_required(options, container);
     if !required && stated_stop_signal(container).is_some() {
@@ -66,9 +83,12 @@ pub(super) fn find(
     }
     let image = text(container, "image");
     let known = image.and_then(|image| records.iter().find_map(|record| record.knows(image)));
+    // A registry is not asked at every rollout of everything for what a tag hardly ever changes.
+    let settled = image.zip(live).filter(|_| !required && answer.is_none()).and_then(|(image, live)| live.knows(image));
     let mut warnings = Vec::new();
     let facts = match (image, answer) {
         (Some(image), _) if known.is_some() && has_digest(image) => known,
+        _ if settled.is_some() => settled,
         (Some(_), None) => return Ok(Found::Ask { required }),
         (_, Some(ImageAnswer::Found(facts))) => Some(facts.clone()),
         (image, answer) => {

@@ -1,19 +1,20 @@
 //! Keep: when an injected template is what it should be, so that nothing has to be changed in it.
 
-use leader_agent::names::{self, env};
+use leader_agent::{mode::Mode, names};
 use serde_json::Value;
 
 use super::{
     account::account_of,
     eject::eject,
-    entry,
+    entry, follow,
     handlers::{self, Way},
     json::{containers, items, text, texts},
+    observer,
     options::{self, Chosen, Options},
-    parts,
+    parts, pull_secrets,
     record::Record,
     root::Root,
-    shape,
+    shape, status,
 };
 
 /// The live object's template, where it is injected.
@@ -45,19 +46,31 @@ pub(super) fn is_intact(template: &Value, record: &Record) -> bool {
     let wrapped = containers(template).iter().find(|container| text(container, "name") == Some(&record.container));
     let account = record.dedicated_account();
     let address = handlers::needs_address(&record.probes, &record.hooks);
+    let does_its_part: fn(&Value) -> bool =
+        if record.mode == Mode::Observe { observer::observes } else { parts::installs };
+    let status_folder = record.status_file.as_deref().map(status::folder).filter(|_| record.status_volume);
+    let is_status_mount = |item: &Value| {
+        item["name"] == status::VOLUME && status_folder.is_some_and(|folder| item["mountPath"] == folder)
+    };
     has(spec, "initContainers", 1, &parts::is_init_container)
-        && items(spec, "initContainers").iter().filter(|item| parts::is_init_container(item)).all(parts::installs)
-        && has(spec, "volumes", parts::volumes().len(), &parts::is_volume)
+        && items(spec, "initContainers").iter().filter(|item| parts::is_init_container(item)).all(does_its_part)
+        && has(spec, "volumes", record.volumes().len(), &parts::is_volume)
         && account.is_none_or(|account| account_of(spec) == Some(&account))
+        && pull_secrets::are_there(spec, record)
+        && follow::are_wrapped(template, record)
         && template["metadata"]["labels"][names::ID] == record.id.as_str()
         && wrapped.is_some_and(|container| {
-            let is_variable = |item: &Value| parts::is_variable(item, &[&record.container]);
-            texts(container, "command") == parts::wrap(&record.command)
-                && record.args.as_ref().is_none_or(|args| texts(container, "args") == *args)
-                && has(container, "volumeMounts", parts::mounts().len(), &parts::is_mount)
-                && has(container, "env", env::INJECTED.len() + usize::from(address), &is_variable)
+            has(container, "volumeMounts", usize::from(status_folder.is_some()), &is_status_mount)
                 && handlers::is_routed(container, record)
         })
+        && (record.mode == Mode::Observe
+            || wrapped.is_some_and(|container| {
+                let is_variable = |item: &Value| parts::is_variable(item, &[&record.container]);
+                texts(container, "command") == parts::wrap(&record.command)
+                    && record.args.as_ref().is_none_or(|args| texts(container, "args") == *args)
+                    && has(container, "volumeMounts", parts::mounts().len(), &parts::is_agents_mount)
+                    && has(container, "env", parts::variables(address, record.prefer.is_some()).count(), &is_variable)
+            }))
 }
 
 /// Whether a record was made for this id and these options.
@@ -97,7 +110,8 @@ pub(super) fn is_current(
         && obeys(record, options)
         && fits(template, record, chosen)
         && handlers::fit(record, &plain["spec"], chosen, way)
-        && entry::agrees(record, options, chosen)
+        && follow::fit(record, plain)
+        && (options.mode == Mode::Observe || entry::agrees(record, options, chosen))
 }
 
 /// Whether a record that nobody has reviewed says what the options ask for: the agent goes by these fields, not by the options
@@ -105,6 +119,11 @@ pub(super) fn is_current(
 fn obeys(record: &Record, options: &Options) -> bool {
     record.lease_duration == options.lease_duration
         && record.stop_grace == options.stop_grace
+        && record.mode == options.mode
+        && record.status_file == options.status_file
+        && record.prefer == options.prefer
+        && record.unhealthy_step_down == options.unhealthy_step_down
+        && record.follow == options.follow
         && options.account.is_none_or(|asked| asked == record.service_account)
 }
 
@@ -113,5 +132,8 @@ fn fits(template: &Value, record: &Record, chosen: Chosen<'_>) -> bool {
     let init = items(&template["spec"], "initContainers").iter().find(|item| parts::is_init_container(item));
     record.container == chosen.name
         && record.image.as_deref() == text(chosen.container, "image")
-        && init.is_some_and(|init| parts::resources(init) == parts::resources(chosen.container))
+        && init.is_some_and(|init| match record.mode {
+            Mode::Observe => Value::from(parts::resources(init)) == observer::resources(chosen.container),
+            Mode::Run | Mode::Ready => parts::resources(init) == parts::resources(chosen.container),
+        })
 }

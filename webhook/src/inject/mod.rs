@@ -6,25 +6,31 @@
 mod account;
 mod add;
 mod advice;
+mod agents;
 mod ahead;
 mod check;
 mod decide;
 mod eject;
 mod elect;
 mod entry;
+mod follow;
 mod handlers;
 mod json;
 mod keep;
+mod observer;
 mod off;
 mod options;
 mod parts;
 mod patch;
 mod progress;
+mod pull_secrets;
 mod record;
+mod recorded;
 mod refusal;
 mod root;
 mod shape;
 mod stated;
+mod status;
 
 use std::collections::BTreeMap;
 
@@ -32,9 +38,11 @@ use leader_agent::id::LeaderId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use agents::{EVERYWHERE, Wanted, elected_container, pod_is_elected, template_is_elected};
 pub use decide::workload;
 pub use off::off;
 pub use patch::patch;
+pub use recorded::Recorded;
 pub use refusal::Refusal;
 
 /// What is configured for the whole cluster.
@@ -42,14 +50,20 @@ pub use refusal::Refusal;
 pub struct Defaults {
     /// The image of the injected init container, e.g. `ghcr.io/leader-io/leader-agent:0.1.0`.
     pub agent_image: String,
+    /// The secret that this image is pulled with, in the namespace of each workload.
+    pub agent_pull_secret: Option<String>,
 }
 
 /// What the caller looked up in the cluster, because a function without I/O cannot.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
     /// The namespace's service account `default` gives pods something that another account would not: it is the subject of a
-    /// `RoleBinding` or `ClusterRoleBinding`, or has annotations, `imagePullSecrets` or `secrets` of its own.
+    /// `RoleBinding` or `ClusterRoleBinding`, or has annotations or `secrets` of its own. Its `imagePullSecrets` another one has too.
     pub default_account_in_use: bool,
+    /// The namespace does not have the secret [`Defaults::agent_pull_secret`].
+    pub lacks_agent_pull_secret: bool,
+    /// The pull secrets that the pods' account gives them, where they name none.
+    pub account_pull_secrets: Vec<String>,
     /// What is known about the image that a [`Decision::NeedsImage`] asked for; `None` until it asked.
     pub image: Option<ImageAnswer>,
     /// The record (the annotation `leader.io/injected`) of another pod of the same owner: it may tell the entry point of an
@@ -57,6 +71,8 @@ pub struct Facts {
     pub sibling_record: Option<String>,
     /// Other workloads of the namespace that carry the same id, as `Deployment/billing`.
     pub other_workloads: Vec<String>,
+    /// Services of the namespace that send traffic to all of the workload's pods.
+    pub reaching_services: Vec<String>,
 }
 
 /// What became of asking for an image.
@@ -134,13 +150,18 @@ pub struct Election {
     pub account: Account,
     /// The template was made in this review; `false` when the live one or an arriving injected one was kept.
     pub injected_afresh: bool,
-    /// The live template is injected with this very id; `false` while the id is being turned on or changed, and when there
-    /// is no live object.
+    /// The container that is wrapped, or [`EVERYWHERE`] where the app runs in every pod.
+    pub container: String,
+    /// The live template is injected with this very id and wraps this very container; `false` while the id is being turned on or
+    /// changed, when another container is wrapped from now on, and when there is no live object.
     pub live_before: bool,
+    /// The live template is injected with this very id, and its pods run under this very account: what this election needs was made by
+    /// the review that brought it about, and is the controller's to keep.
+    pub granted_before: bool,
 }
 
 /// The service account of an injected template.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Account {
     /// `leader-<id>`, made for this id.
     Dedicated(String),

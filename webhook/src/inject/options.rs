@@ -4,16 +4,20 @@ use std::{collections::BTreeMap, time::Duration};
 
 use leader_agent::{
     id::LeaderId,
-    names::{self, DEFAULT_LEASE_SECONDS},
-    timing::{Timing, parse_duration},
+    mode::{Mode, WITHDRAWAL},
+    names::{self, DEFAULT_LEASE_SECONDS, FOLLOW, MODE, PREFER, STATUS_FILE, UNHEALTHY_STEP_DOWN},
+    preference::Preference,
+    timing::{Timing, parse_duration, parse_patience},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    Refusal,
+    Refusal, follow,
     json::{items, text},
+    observer,
     record::AccountMode,
     root::Root,
+    status,
 };
 
 pub(super) const CONTAINER: &str = "leader.io/container";
@@ -22,24 +26,33 @@ pub(super) const SERVICE_ACCOUNT: &str = "leader.io/service-account";
 const LEASE_DURATION: &str = "leader.io/lease-duration";
 const STOP_GRACE: &str = "leader.io/stop-grace";
 const PORT: &str = "leader.io/port";
-const MODE: &str = "leader.io/mode";
 
 /// Keys that a workload may carry.
-const KNOWN: [&str; 8] = [names::ID, CONTAINER, COMMAND, LEASE_DURATION, STOP_GRACE, SERVICE_ACCOUNT, MODE, PORT];
-/// Keys that mean something on a workload, but not to this version.
-const LATER: [&str; 4] =
-    ["leader.io/status-file", "leader.io/follow", "leader.io/prefer", "leader.io/unhealthy-step-down"];
+const KNOWN: [&str; 12] = [
+    names::ID,
+    CONTAINER,
+    COMMAND,
+    LEASE_DURATION,
+    STOP_GRACE,
+    SERVICE_ACCOUNT,
+    MODE,
+    PORT,
+    STATUS_FILE,
+    PREFER,
+    UNHEALTHY_STEP_DOWN,
+    FOLLOW,
+];
 /// Keys that belong elsewhere.
 const ELSEWHERE: [(&str, &str); 9] = [
     (names::INJECTED, "it is written by the webhook, on the pod template; remove it"),
-    ("leader.io/leader-only", "put it on a Service"),
+    (names::LEADER_ONLY, "put it on a Service"),
     (names::HOLD, ON_A_LEASE),
     (names::ADOPT, ON_A_LEASE),
-    ("leader.io/transfer-to", ON_A_LEASE),
-    ("leader.io/step-down", ON_A_LEASE),
+    (names::TRANSFER_TO, ON_A_LEASE),
+    (names::STEP_DOWN, ON_A_LEASE),
     (names::TURNING_ON, WRITTEN_BY_US),
     (names::RELEASED, WRITTEN_BY_US),
-    ("leader.io/slices", WRITTEN_BY_US),
+    (names::SLICES, WRITTEN_BY_US),
 ];
 const ON_A_LEASE: &str = "put it on the Lease";
 const WRITTEN_BY_US: &str = "it is written by leader itself, on the Lease; remove it";
@@ -60,6 +73,15 @@ pub(super) struct Options {
     pub account: Option<AccountMode>,
     /// The agent's port, where it is stated.
     pub port: Option<u16>,
+    pub mode: Mode,
+    /// Where the status file is, in the modes that have one.
+    pub status_file: Option<String>,
+    /// Where the leader had better be.
+    pub prefer: Option<String>,
+    /// For how long a leader may be unready.
+    pub unhealthy_step_down: Option<String>,
+    /// The containers that run and stop with the app.
+    pub follow: Vec<String>,
     /// The options as written, by key without prefix; what says the default is left out.
     pub written: BTreeMap<String, String>,
     lease: Duration,
@@ -104,11 +126,13 @@ pub(super) fn read(holder: &Holder<'_>, spec: &Value) -> Result<Asked, Refusal> 
     let Some(id) = ours.get(names::ID) else {
         return Ok(Asked::Nothing(ours.into_keys().map(str::to_owned).collect()));
     };
-    if let Some(key) = ours.keys().find(|key| LATER.contains(*key)) {
-        return Err(Refusal::NotSupportedYet { what: (*key).to_owned() });
-    }
     let id: LeaderId = id.parse()?;
-    mode(ours.get(MODE).copied())?;
+    let mode = mode(ours.get(MODE).copied())?;
+    fit_mode(mode, |key| ours.contains_key(key))?;
+    let status_file = status_file(mode, ours.get(STATUS_FILE).copied())?;
+    let follow = ours.get(FOLLOW).map(|text| followers(text)).transpose()?.unwrap_or_default();
+    let prefer = ours.get(PREFER).map(|text| prefer(text)).transpose()?;
+    let unhealthy_step_down = ours.get(UNHEALTHY_STEP_DOWN).map(|text| patience(text)).transpose()?;
     let of = |key: &'static str| ours.get(key).map(|text| duration(key, text)).transpose();
     let (stated, grace) = (of(LEASE_DURATION)?, of(STOP_GRACE)?);
     let port = ours.get(PORT).map(|text| self::port(text)).transpose()?;
@@ -119,7 +143,9 @@ pub(super) fn read(holder: &Holder<'_>, spec: &Value) -> Result<Asked, Refusal> 
         STOP_GRACE => Timing::new(lease, None, false).is_ok_and(|timing| Some(timing.grace()) == grace),
         // With the node's network the agent opens a port only when it is asked to.
         PORT => port == Some(names::DEFAULT_PORT) && spec["hostNetwork"] != true,
-        _ => key == MODE,
+        MODE => mode.is_default(),
+        STATUS_FILE => status_file.as_deref() == Some(status::DEFAULT),
+        _ => false,
     };
     // A default that is stated or taken away again changes nothing, so it must not look like a change.
     let chosen = |key: &'static str| ours.get(key).filter(|_| !is_default(key)).map(|&text| text.to_owned());
@@ -138,6 +164,11 @@ pub(super) fn read(holder: &Holder<'_>, spec: &Value) -> Result<Asked, Refusal> 
             .collect(),
         lease,
         grace,
+        mode,
+        status_file,
+        prefer,
+        unhealthy_step_down,
+        follow,
     })))
 }
 
@@ -149,6 +180,8 @@ impl Options {
 
     /// Checks that the durations fit together in this container of this pod template.
     pub(super) fn check_timing(&self, pod_spec: &Value, container: &Value) -> Result<(), Refusal> {
+        let observer = json!({ "resources": observer::resources(container) });
+        let container = if self.mode == Mode::Observe { &observer } else { container };
         let starved = [pod_spec, container].into_iter().any(|holder| {
             holder.pointer("/resources/limits/cpu").is_some_and(|limit| cores(limit).is_none_or(|cores| cores < 1.0))
         });
@@ -157,13 +190,14 @@ impl Options {
             (false, Some(_)) => STOP_GRACE,
             (_, None) => LEASE_DURATION,
         };
-        Timing::new(self.lease, self.grace, starved).map(drop).map_err(|error| Refusal::Timing { keys, error })
+        let grace = if self.mode.excludes() { self.grace } else { Some(WITHDRAWAL) };
+        Timing::new(self.lease, grace, starved).map(drop).map_err(|error| Refusal::Timing { keys, error })
     }
 }
 
 /// Refuses a key of ours that a workload of this kind cannot carry.
 fn known(key: &str, kind: &str) -> Result<(), Refusal> {
-    if KNOWN.contains(&key) || LATER.contains(&key) {
+    if KNOWN.contains(&key) {
         return Ok(());
     }
     if let Some(&(_, instead)) = ELSEWHERE.iter().find(|(other, _)| *other == key) {
@@ -172,7 +206,6 @@ fn known(key: &str, kind: &str) -> Result<(), Refusal> {
     let lower = key.to_lowercase();
     let nearest = KNOWN
         .into_iter()
-        .chain(LATER)
         .map(|known| (strsim::damerau_levenshtein(&lower, known), known))
         .min_by_key(|&(distance, _)| distance)
         // More than a third of the word changed is another word.
@@ -181,12 +214,47 @@ fn known(key: &str, kind: &str) -> Result<(), Refusal> {
     Err(Refusal::UnknownKey { key: shorten(key), nearest, known: KNOWN.to_vec() })
 }
 
-fn mode(value: Option<&str>) -> Result<(), Refusal> {
-    match value {
-        None | Some("run") => Ok(()),
-        Some(later @ ("observe" | "ready")) => Err(Refusal::NotSupportedYet { what: format!("{MODE}: {later}") }),
-        Some(other) => Err(wrong(MODE, other, "`run`, `observe` or `ready`".to_owned())),
+fn mode(value: Option<&str>) -> Result<Mode, Refusal> {
+    let value = value.unwrap_or(Mode::Run.name());
+    value.parse().map_err(|_| wrong(MODE, value, "`run`, `observe` or `ready`".to_owned()))
+}
+
+/// Refuses what would do nothing in this mode.
+fn fit_mode(mode: Mode, has: impl Fn(&str) -> bool) -> Result<(), Refusal> {
+    let reason = |key: &str| match (mode, key) {
+        (Mode::Run, STATUS_FILE) => Some("the modes `observe` and `ready` have a status file"),
+        (Mode::Observe | Mode::Ready, STOP_GRACE) => Some("nothing is stopped there"),
+        (Mode::Observe, COMMAND) => Some("the app starts as it does without leader election"),
+        (Mode::Observe | Mode::Ready, FOLLOW) => Some("every container runs in every pod there"),
+        (Mode::Observe, UNHEALTHY_STEP_DOWN) => Some("the app's readiness is not asked there"),
+        _ => None,
+    };
+    let useless = KNOWN.into_iter().filter(|key| has(key)).find_map(|key| Some((key, reason(key)?)));
+    useless.map_or(Ok(()), |(key, reason)| Err(Refusal::NotInMode { key, mode: mode.name(), reason }))
+}
+
+fn status_file(mode: Mode, value: Option<&str>) -> Result<Option<String>, Refusal> {
+    if mode.excludes() {
+        return Ok(None);
     }
+    let path = value.unwrap_or(status::DEFAULT);
+    status::check(path).map_err(|expected| wrong(STATUS_FILE, path, expected.to_owned()))?;
+    Ok(Some(path.to_owned()))
+}
+
+fn prefer(value: &str) -> Result<String, Refusal> {
+    let read = value.parse::<Preference>();
+    read.map(|_| value.to_owned()).map_err(|error| wrong(PREFER, value, format!("a place: {error}")))
+}
+
+fn followers(value: &str) -> Result<Vec<String>, Refusal> {
+    let expected = "a list of containers with commas between them, each once, e.g. `proxy,cron`";
+    follow::parse(value).ok_or_else(|| wrong(FOLLOW, value, expected.to_owned()))
+}
+
+fn patience(value: &str) -> Result<String, Refusal> {
+    let read = parse_patience(value).map_err(|error| Refusal::Timing { keys: UNHEALTHY_STEP_DOWN, error });
+    read.map(|_| value.to_owned())
 }
 
 /// A port that needs no privilege.
@@ -234,7 +302,7 @@ fn shorten(value: &str) -> String {
 }
 
 /// A quantity of CPU in cores; `None` when it cannot be read.
-fn cores(quantity: &Value) -> Option<f64> {
+pub(super) fn cores(quantity: &Value) -> Option<f64> {
     let text = match quantity {
         Value::String(text) => text.clone(),
         Value::Number(number) => number.to_string(),
@@ -270,6 +338,20 @@ pub(super) fn container<'a>(options: &Options, template: &'a Value, root: Root) 
     Ok(Chosen { index, name: text(container, "name").unwrap_or_default(), container, root })
 }
 
+/// The name of the container that is wrapped in the pods of a template with annotations of its own, whatever else those say.
+pub(super) fn stated_container(template: &Value) -> Option<String> {
+    let all = super::json::containers(template);
+    let stands = |wanted: &&str| all.iter().any(|container| text(container, "name") == Some(wanted));
+    let stated = super::json::annotation(template, CONTAINER);
+    let default = super::json::annotation(template, DEFAULT_CONTAINER).filter(stands);
+    stated.or(default).or_else(|| text(all.first()?, "name")).map(str::to_owned)
+}
+
+/// The mode of a template with annotations of its own.
+pub(super) fn stated_mode(template: &Value) -> Mode {
+    super::json::annotation(template, MODE).and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
 /// The container that is wrapped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Chosen<'a> {
@@ -289,8 +371,6 @@ impl Chosen<'_> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

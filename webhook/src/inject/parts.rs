@@ -7,7 +7,10 @@
 use leader_agent::names::{self, env};
 use serde_json::{Map, Value, json};
 
-use super::json::{items, texts};
+use super::{
+    json::{items, texts},
+    status,
+};
 
 /// The cluster autoscaler's list of local volumes that do not keep a node from being removed.
 pub(super) const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes";
@@ -29,7 +32,14 @@ pub(super) fn init_container(image: &str, wrapped: &Value) -> Value {
     if !resources.is_empty() {
         container["resources"] = Value::Object(resources);
     }
-    container["securityContext"] = json!({
+    container["securityContext"] = security();
+    container["volumeMounts"] = json!([{"name": names::VOLUME, "mountPath": names::MOUNT_PATH}]);
+    container
+}
+
+/// What restricted Pod Security asks of a container.
+pub(super) fn security() -> Value {
+    json!({
         "allowPrivilegeEscalation": false,
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": true,
@@ -37,9 +47,7 @@ pub(super) fn init_container(image: &str, wrapped: &Value) -> Value {
         "runAsNonRoot": true,
         "runAsUser": 65532,
         "seccompProfile": {"type": "RuntimeDefault"},
-    });
-    container["volumeMounts"] = json!([{"name": names::VOLUME, "mountPath": names::MOUNT_PATH}]);
-    container
+    })
 }
 
 /// Requests and limits that the init container takes over, so that the pod's sum, ratio and quality of service stay as they were.
@@ -58,10 +66,10 @@ pub(super) fn resources(container: &Value) -> Map<String, Value> {
     taken
 }
 
-pub(super) fn volumes() -> [Value; 2] {
-    [
-        json!({"name": names::VOLUME, "emptyDir": {}}),
-        json!({"name": names::TOKEN_VOLUME, "projected": {
+/// The volume of this name, one of ours.
+pub(super) fn volume(name: &str) -> Value {
+    match name {
+        names::TOKEN_VOLUME => json!({"name": names::TOKEN_VOLUME, "projected": {
             // Readable for whatever user the app runs as: 0400 would be root's alone when the containers differ in their users.
             "defaultMode": 0o644,
             "sources": [
@@ -72,7 +80,8 @@ pub(super) fn volumes() -> [Value; 2] {
                 }]}},
             ],
         }}),
-    ]
+        name => json!({"name": name, "emptyDir": {}}),
+    }
 }
 
 pub(super) fn mounts() -> [Value; 2] {
@@ -82,17 +91,21 @@ pub(super) fn mounts() -> [Value; 2] {
     ]
 }
 
-/// The agent's variables; `address` adds the pod's.
-pub(super) fn environment(container: &str, address: bool) -> Vec<Value> {
-    let optional = env::OPTIONAL.iter().filter(|_| address);
-    env::INJECTED
-        .iter()
-        .chain(optional)
-        .map(|&name| match field_path(name) {
-            Some(path) => json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}),
-            None => json!({"name": name, "value": plain_value(name, container)}),
-        })
-        .collect()
+/// The variables that tell the agent where it runs.
+pub(super) const PLACE: [&str; 3] = [env::NODE, env::ZONE, env::REGION];
+
+/// The names of the agent's variables; `address` adds the pod's, `place` those of [`PLACE`].
+pub(super) fn variables(address: bool, place: bool) -> impl Iterator<Item = &'static str> {
+    let address = env::OPTIONAL.into_iter().filter(move |_| address);
+    env::INJECTED.into_iter().chain(address).chain(PLACE.into_iter().filter(move |_| place))
+}
+
+/// One of the agent's variables, for the wrapped container of this name.
+pub(super) fn variable(name: &str, container: &str) -> Value {
+    match field_path(name) {
+        Some(path) => json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}),
+        None => json!({"name": name, "value": plain_value(name, container)}),
+    }
 }
 
 /// The field of the pod that an injected variable shows.
@@ -102,6 +115,9 @@ fn field_path(name: &str) -> Option<String> {
         env::POD_UID => "metadata.uid".to_owned(),
         env::NAMESPACE => "metadata.namespace".to_owned(),
         env::POD_IP => "status.podIP".to_owned(),
+        env::NODE => "spec.nodeName".to_owned(),
+        env::ZONE => "metadata.labels['topology.kubernetes.io/zone']".to_owned(),
+        env::REGION => "metadata.labels['topology.kubernetes.io/region']".to_owned(),
         env::RECORD => format!("metadata.annotations['{}']", names::INJECTED),
         _ => return None,
     })
@@ -127,7 +143,7 @@ pub(super) fn installs(item: &Value) -> bool {
 
 pub(super) fn is_volume(item: &Value) -> bool {
     let source = match item["name"].as_str() {
-        Some(names::VOLUME) => "emptyDir",
+        Some(names::VOLUME | status::VOLUME) => "emptyDir",
         Some(names::TOKEN_VOLUME) => "projected",
         _ => return false,
     };
@@ -136,6 +152,12 @@ pub(super) fn is_volume(item: &Value) -> bool {
 }
 
 pub(super) fn is_mount(item: &Value) -> bool {
+    // Where that one is mounted is the user's choice.
+    is_agents_mount(item) || item["name"] == status::VOLUME
+}
+
+/// Whether a mount of ours is for the agent alone.
+pub(super) fn is_agents_mount(item: &Value) -> bool {
     match item["name"].as_str() {
         Some(names::VOLUME) => item["mountPath"] == names::MOUNT_PATH,
         Some(names::TOKEN_VOLUME) => item["mountPath"] == names::TOKEN_PATH,
@@ -144,7 +166,7 @@ pub(super) fn is_mount(item: &Value) -> bool {
 }
 
 fn is_ours(variable: &str) -> bool {
-    env::INJECTED.contains(&variable) || env::OPTIONAL.contains(&variable)
+    variables(true, true).any(|ours| ours == variable)
 }
 
 /// Whether an item of `env` is ours, in a container that has, or had when it was wrapped, one of these names.
@@ -191,25 +213,30 @@ pub(super) fn escape(word: &str) -> String {
     word.replace('$', "$$")
 }
 
-/// The autoscaler's list with our volume in it.
-pub(super) fn with_our_volume(list: Option<&str>) -> String {
+/// The autoscaler's list with those of our `volumes` in it that lose nothing with their node; `None` where there are none, and no list.
+pub(super) fn with_our_volumes(list: Option<&str>, volumes: &[&str]) -> Option<String> {
+    let missing = |name: &&str| EVICTABLE.contains(name) && !list.is_some_and(|list| has_volume(list, name));
+    let ours: Vec<&str> = volumes.iter().copied().filter(missing).collect();
     match list {
-        Some(list) if has_our_volume(list) => list.to_owned(),
-        Some(list) if !list.trim().is_empty() => format!("{list},{}", names::VOLUME),
-        _ => names::VOLUME.to_owned(),
+        Some(list) if ours.is_empty() => Some(list.to_owned()),
+        Some(list) if !list.trim().is_empty() => Some(format!("{list},{}", ours.join(","))),
+        _ => Some(ours.join(",")).filter(|list| !list.is_empty()),
     }
 }
 
-fn has_our_volume(list: &str) -> bool {
-    list.split(',').any(|name| name.trim() == names::VOLUME)
+/// Our emptyDirs.
+const EVICTABLE: [&str; 2] = [names::VOLUME, status::VOLUME];
+
+fn has_volume(list: &str, volume: &str) -> bool {
+    list.split(',').any(|name| name.trim() == volume)
 }
 
-/// A list that the user changed, without our volume; `None` when nothing else was in it.
-pub(super) fn without_our_volume(list: &str) -> Option<String> {
-    if !has_our_volume(list) {
+/// A list that the user changed, without our volumes; `None` when nothing else was in it.
+pub(super) fn without_our_volumes(list: &str) -> Option<String> {
+    if !EVICTABLE.into_iter().any(|volume| has_volume(list, volume)) {
         return Some(list.to_owned());
     }
-    let names: Vec<&str> = list.split(',').filter(|name| name.trim() != names::VOLUME).collect();
+    let names: Vec<&str> = list.split(',').filter(|name| !EVICTABLE.contains(&name.trim())).collect();
     Some(names.join(",")).filter(|list| !list.trim().is_empty())
 }
 

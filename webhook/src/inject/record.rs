@@ -1,15 +1,15 @@
 //! The record: what an injection remembers, JSON in an annotation of the pod template.
 //!
-//! The agent reads `id`, `container`, `leaseDuration`, `stopGrace`, `stopSignal`, `port`, `probes`, `hooks` and
-//! `terminationGrace`; the rest is what ejecting needs. It only grows: fields that this version does not know are kept.
+//! The agent reads `id`, `container`, `mode`, `statusFile`, `leaseDuration`, `stopGrace`, `stopSignal`, `port`, `probes`, `hooks`,
+//! `terminationGrace`, `prefer`, `unhealthyStepDown`, `follow` and `followers`; the rest is what ejecting needs. It only grows: fields that this version does not know are kept.
 
 use std::collections::BTreeMap;
 
-use leader_agent::{id::LeaderId, names};
+use leader_agent::{id::LeaderId, mode::Mode, names};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{ImageFacts, Refusal, entry::Entry};
+use super::{ImageFacts, Refusal, entry::Entry, follow::Follower, json::is_empty, status};
 
 /// The version of the record that this program writes.
 const VERSION: u32 = 1;
@@ -24,8 +24,29 @@ pub(super) struct Record {
     version: u32,
     /// The id, a valid one.
     pub id: String,
-    /// The wrapped container.
+    /// The wrapped container; in mode `observe` the one that the election is about.
     pub container: String,
+    /// How the election concerns the app.
+    #[serde(default, skip_serializing_if = "Mode::is_default")]
+    pub mode: Mode,
+    /// Where the status file is, in the modes that have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_file: Option<String>,
+    /// The status file's folder is a volume of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub status_volume: bool,
+    /// Where the leader had better be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefer: Option<String>,
+    /// For how long a leader may be unready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unhealthy_step_down: Option<String>,
+    /// The containers that run and stop with the app.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follow: Vec<String>,
+    /// What is known of those, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub followers: BTreeMap<String, Follower>,
     /// L as the user or the default gave it, e.g. `15s`.
     pub lease_duration: String,
     /// The stop grace that the user gave; the agent knows the default.
@@ -64,6 +85,9 @@ pub(super) struct Record {
     /// The image's `CMD` as it stands in the container's `args`, where injection put it there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<Vec<String>>,
+    /// The pull secrets that injection put into the pods' list.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pull_secrets: Vec<String>,
     /// The options as the user wrote them, by key without prefix.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
@@ -109,6 +133,9 @@ pub(super) struct Original {
     /// Fields that were present and empty (`[]`, `{}`, `""`, null): the API server drops those, files have them.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub empty: Map<String, Value>,
+    /// The same of containers beside the wrapped one, by their names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub beside: BTreeMap<String, Map<String, Value>>,
     /// Fields of a newer version.
     #[serde(flatten)]
     pub rest: Map<String, Value>,
@@ -119,6 +146,11 @@ pub(super) struct Original {
 pub(super) struct Injection {
     pub id: LeaderId,
     pub container: String,
+    pub mode: Mode,
+    pub status_file: Option<String>,
+    pub prefer: Option<String>,
+    pub unhealthy_step_down: Option<String>,
+    pub follow: Vec<String>,
     pub lease_duration: String,
     pub stop_grace: Option<String>,
     pub account: AccountMode,
@@ -128,18 +160,32 @@ pub(super) struct Injection {
     pub probes: Map<String, Value>,
     pub hooks: Map<String, Value>,
     pub termination_grace: Option<i64>,
+    pub pull_secrets: Vec<String>,
     pub options: BTreeMap<String, String>,
     pub rest: Map<String, Value>,
 }
 
 impl Injection {
-    /// The record of this injection into a container of `image`.
-    pub(super) fn record(self, image: Option<String>, mut original: Original) -> Record {
+    /// The record of this injection into a container of `image`; `status_volume` says that the status file's folder is a volume of ours.
+    pub(super) fn record(
+        self,
+        image: Option<String>,
+        status_volume: bool,
+        followers: BTreeMap<String, Follower>,
+        mut original: Original,
+    ) -> Record {
         original.sets_command = self.entry.sets_command;
         Record {
             version: VERSION,
             id: self.id.to_string(),
             container: self.container,
+            mode: self.mode,
+            status_file: self.status_file,
+            status_volume,
+            prefer: self.prefer,
+            unhealthy_step_down: self.unhealthy_step_down,
+            follow: self.follow,
+            followers,
             lease_duration: self.lease_duration,
             stop_grace: self.stop_grace,
             service_account: self.account,
@@ -154,6 +200,7 @@ impl Injection {
             digest: self.entry.image.as_ref().map(|facts| facts.digest.clone()).filter(|digest| !digest.is_empty()),
             image_config: self.entry.image,
             args: self.entry.args,
+            pull_secrets: self.pull_secrets,
             options: self.options,
             original,
             rest: self.rest,
@@ -173,11 +220,16 @@ impl Record {
 
     /// Reads the value of the annotation.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let record: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let mut record: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if record.version == 0 {
             return Err("its version is 0".to_owned());
         }
         record.id.parse::<LeaderId>().map_err(|error| error.to_string())?;
+        // What is put back as empty is: somebody else may have written the record.
+        record.original.empty.retain(|_, value| is_empty(value));
+        for notes in record.original.beside.values_mut() {
+            notes.retain(|_, value| is_empty(value));
+        }
         Ok(record)
     }
 
@@ -207,10 +259,21 @@ impl Record {
             && is_free(&original.service_account)
     }
 
+    /// The names of our volumes.
+    pub(super) fn volumes(&self) -> Vec<&'static str> {
+        volumes(self.mode, self.status_volume)
+    }
+
     /// The account of a dedicated injection.
     pub(super) fn dedicated_account(&self) -> Option<String> {
         (self.service_account == AccountMode::Dedicated).then(|| dedicated_name(&self.id))
     }
+}
+
+/// The names of our volumes in a template that is injected in this mode.
+pub(super) fn volumes(mode: Mode, status_volume: bool) -> Vec<&'static str> {
+    let agent = (mode != Mode::Observe).then_some(names::VOLUME);
+    agent.into_iter().chain([names::TOKEN_VOLUME]).chain(status_volume.then_some(status::VOLUME)).collect()
 }
 
 /// The name of the service account that is made for an id.

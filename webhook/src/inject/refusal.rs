@@ -22,11 +22,29 @@ pub enum Refusal {
         /// All keys that a workload may carry.
         known: Vec<&'static str>,
     },
-    /// A key or value that a later version understands.
-    #[error("annotation {what} is not supported yet: remove it")]
-    NotSupportedYet {
-        /// The key, with the value where only that value is not supported.
-        what: String,
+    /// A key that does nothing in the mode that is asked for.
+    #[error(
+        "annotation {key} does nothing in mode `{mode}`: {reason}; remove it, or change {}",
+        leader_agent::names::MODE
+    )]
+    NotInMode {
+        /// The key.
+        key: &'static str,
+        /// The mode.
+        mode: &'static str,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The status file's folder cannot be shared between the containers.
+    #[error(
+        "annotation {}: the folder `{folder}` of the status file {reason}: use a folder of its own, e.g. `/leader-status/leader`",
+        leader_agent::names::STATUS_FILE
+    )]
+    StatusFolder {
+        /// The folder.
+        folder: String,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A key that stands on another kind of object.
     #[error("annotation {key} does not belong on a {kind}: {instead}")]
@@ -108,6 +126,14 @@ pub enum Refusal {
         /// The names of the containers.
         existing: Vec<String>,
     },
+    /// A container cannot run and stop with the app.
+    #[error("annotation {}: container `{container}` {reason}", leader_agent::names::FOLLOW)]
+    Follower {
+        /// The container.
+        container: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// The container's entry point is not known.
     #[error(
         "container `{container}` ({path}) sets no `command`, and the entry point of its image {image} could not be looked up: {reason}. \
@@ -122,6 +148,17 @@ pub enum Refusal {
         image: String,
         /// Why it could not be asked, in one clause.
         reason: String,
+    },
+    /// The agent's image is private, and the namespace does not have the secret that it is pulled with.
+    #[error(
+        "the agent's image {image} is pulled with the secret `{secret}`, which this namespace does not have: create it there, e.g. with \
+         `kubectl create secret docker-registry {secret} --docker-server=...`"
+    )]
+    NoPullSecret {
+        /// The secret.
+        secret: String,
+        /// The agent's image.
+        image: String,
     },
     /// Neither the container nor its image says what to start.
     #[error(

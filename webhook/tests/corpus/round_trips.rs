@@ -8,7 +8,7 @@ use super::{Manifest, id, manifests, plain, pod_of};
 
 /// A decision with an image whose entry point is known.
 fn decide(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
-    let defaults = Defaults { agent_image: "ghcr.io/leader-io/leader-agent:0.1.0".to_owned() };
+    let defaults = Defaults { agent_image: "ghcr.io/leader-io/leader-agent:0.1.0".to_owned(), agent_pull_secret: None };
     let mut facts = Facts::default();
     for _ in 0..2 {
         match workload(object, old, &defaults, &facts)? {

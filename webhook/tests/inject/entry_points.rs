@@ -26,7 +26,8 @@ fn with(object: &Value, old: Option<&Value>, facts: &Facts) -> Outcome {
 }
 
 fn request(object: &Value, old: Option<&Value>) -> Option<ImageRequest> {
-    match workload(object, old, &Defaults { agent_image: AGENT_IMAGE.to_owned() }, &Facts::default()).unwrap() {
+    let defaults = Defaults { agent_image: AGENT_IMAGE.to_owned(), agent_pull_secret: None };
+    match workload(object, old, &defaults, &Facts::default()).unwrap() {
         Decision::NeedsImage(request) => Some(request),
         Decision::Done(_) => None,
     }
@@ -168,7 +169,7 @@ fn an_image_is_asked_for_what_the_template_leaves_open_and_after_what_is_refused
     let expected = ImageRequest {
         image: "registry.example/billing:1".to_owned(),
         pull_secrets: vec!["registry".to_owned()],
-        service_account: "leader-billing".to_owned(),
+        service_account: "default".to_owned(),
         node_selector: [("kubernetes.io/arch".to_owned(), "arm64".to_owned())].into(),
         required: true,
     };
@@ -307,6 +308,25 @@ fn a_stop_signal_that_is_not_known_is_said_unless_nobody_asks_registries() {
     let mut no_longer = stated.clone();
     no_longer["spec"]["template"]["spec"]["containers"][0].as_object_mut().unwrap().shift_remove("lifecycle");
     assert!(record(&with(&no_longer, Some(&stated), &failed()).object).get("stopSignal").is_none());
+}
+
+/// A rollout of everything would ask for each image otherwise, and for the pods' pull secrets, while the API server has the most to do.
+#[test]
+fn a_stop_signal_is_asked_for_once_for_each_image() {
+    let image = ImageFacts { stop_signal: Some("SIGQUIT".to_owned()), ..facts(&["/x"], &[]) };
+    let restarted = |live: &Value| {
+        let mut restarted = live.clone();
+        restarted["spec"]["template"]["metadata"]["annotations"]["a"] = "b".into();
+        restarted
+    };
+    let live = defaulted(&with(&tagged(json!({"command": ["/app"]})), None, &found(&image)).object);
+    let mut changed = restarted(&live);
+    assert_eq!(request(&changed, Some(&live)), None);
+    assert_eq!(record(&review(&changed, Some(&live)).unwrap().object)["stopSignal"], "SIGQUIT");
+    changed["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/billing:2".into();
+    assert!(request(&changed, Some(&live)).is_some(), "another image");
+    let live = defaulted(&with(&tagged(json!({})), None, &found(&image)).object);
+    assert!(request(&restarted(&live), Some(&live)).is_some(), "the image says what to start");
 }
 
 /// A change of the container and of its record.

@@ -189,6 +189,16 @@ fn a_second_workload_under_the_id_is_pointed_out_once() {
 }
 
 #[test]
+fn a_service_that_reaches_standbys_is_pointed_out_once_with_the_command_that_mends_it() {
+    let facts = leader_webhook::inject::Facts { reaching_services: vec!["web".to_owned()], ..Default::default() };
+    let outcome = super::done(&user(), None, super::AGENT_IMAGE, &facts).unwrap();
+    let expected = "`kubectl annotate service/web leader.io/leader-only=billing`";
+    assert!(outcome.warnings.iter().any(|warning| warning.contains(expected)), "{:?}", outcome.warnings);
+    let again = super::done(&live(), Some(&live()), super::AGENT_IMAGE, &facts).unwrap();
+    assert_eq!(again.warnings, Vec::<String>::new());
+}
+
+#[test]
 fn the_port_is_an_option_like_the_others() {
     let mut chosen = user();
     chosen["metadata"]["annotations"]["leader.io/port"] = "7000".into();

@@ -5,8 +5,10 @@ mod cluster;
 mod entry_points;
 mod handlers;
 mod kinds;
+mod modes;
 mod pods;
 mod properties;
+mod pull_secrets;
 mod records;
 mod refusals;
 mod snapshots;
@@ -25,7 +27,11 @@ fn review(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
 
 /// The decision, where registries are not asked unless `facts` say what they answered.
 fn done(object: &Value, old: Option<&Value>, agent_image: &str, facts: &Facts) -> Result<Outcome, Refusal> {
-    let decide = |facts: &Facts| workload(object, old, &Defaults { agent_image: agent_image.to_owned() }, facts);
+    configured(object, old, &Defaults { agent_image: agent_image.to_owned(), agent_pull_secret: None }, facts)
+}
+
+fn configured(object: &Value, old: Option<&Value>, defaults: &Defaults, facts: &Facts) -> Result<Outcome, Refusal> {
+    let decide = |facts: &Facts| workload(object, old, defaults, facts);
     let decision = match decide(facts)? {
         Decision::NeedsImage(_) => decide(&Facts { image: Some(ImageAnswer::NotAsked), ..facts.clone() })?,
         done @ Decision::Done(_) => done,
@@ -47,11 +53,15 @@ fn inject(object: &Value) -> Value {
     review(object, None).unwrap().object
 }
 
-/// The same where registries answer, and say this of every image.
+/// The same where registries answer, and say this of every image, and the agent's image is private.
 mod images {
     use leader_webhook::inject::ImageFacts;
 
-    use super::{AGENT_IMAGE, Facts, ImageAnswer, Outcome, Refusal, Value, done};
+    use super::{AGENT_IMAGE, Defaults, Facts, ImageAnswer, Outcome, Refusal, Value, configured};
+
+    fn defaults(agent_image: &str) -> Defaults {
+        Defaults { agent_image: agent_image.to_owned(), agent_pull_secret: Some("agent".to_owned()) }
+    }
 
     fn facts(default_account_in_use: bool) -> Facts {
         let words = |words: [&str; 2]| words.map(str::to_owned).to_vec();
@@ -61,15 +71,20 @@ mod images {
             cmd: words(["serve", "$X"]),
             stop_signal: Some("SIGQUIT".to_owned()),
         };
-        Facts { image: Some(ImageAnswer::Found(image)), default_account_in_use, ..Facts::default() }
+        Facts {
+            image: Some(ImageAnswer::Found(image)),
+            default_account_in_use,
+            account_pull_secrets: vec!["registry".to_owned()],
+            ..Facts::default()
+        }
     }
 
     pub(crate) fn review(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
-        done(object, old, AGENT_IMAGE, &facts(false))
+        configured(object, old, &defaults(AGENT_IMAGE), &facts(false))
     }
 
     pub(crate) fn upgraded(object: &Value, old: Option<&Value>) -> Result<Outcome, Refusal> {
-        done(object, old, "ghcr.io/leader-io/leader-agent:9.9.9", &facts(true))
+        configured(object, old, &defaults("ghcr.io/leader-io/leader-agent:9.9.9"), &facts(true))
     }
 
     pub(crate) fn inject(object: &Value) -> Value {

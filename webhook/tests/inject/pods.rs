@@ -177,16 +177,13 @@ fn a_pod_without_the_id_is_left_alone_whatever_it_carries() {
 fn a_pod_asks_for_its_image_and_a_template_does_not() {
     let mut template = elected(&plain());
     template["spec"]["containers"][0].as_object_mut().unwrap().shift_remove("command");
-    let defaults = Defaults { agent_image: AGENT_IMAGE.to_owned() };
+    let defaults = Defaults { agent_image: AGENT_IMAGE.to_owned(), agent_pull_secret: None };
     let decide = |object: &Value| workload(object, None, &defaults, &Facts::default()).unwrap();
     let job = owner("batch/v1", "Job", &template);
     assert!(matches!(decide(&job), Decision::Done(Outcome { election: Some(_), .. })));
     let Decision::NeedsImage(request) = decide(&pod(&template, None)) else { panic!("it is decided") };
     assert!(request.required);
-    assert_eq!(
-        (request.image.as_str(), request.service_account.as_str()),
-        ("registry.example/billing:1", "leader-billing")
-    );
+    assert_eq!((request.image.as_str(), request.service_account.as_str()), ("registry.example/billing:1", "default"));
 
     let image = ImageFacts { entrypoint: vec!["/entry".to_owned()], ..ImageFacts::default() };
     let facts = Facts { image: Some(ImageAnswer::Found(image)), ..Facts::default() };
@@ -271,6 +268,15 @@ fn what_was_said_of_a_template_is_not_said_again() {
     let again = review(&object, Some(&object)).unwrap();
     assert_eq!(again.warnings, Vec::<String>::new());
     assert!(again.election.unwrap().live_before);
+    // Another container of it: pods of before run that one bare.
+    let mut two = object.clone();
+    let containers = two["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap();
+    containers
+        .push(serde_json::json!({ "name": "other", "image": "registry.example.com/other:1", "command": ["/other"] }));
+    let mut changed = two.clone();
+    changed["spec"]["template"]["metadata"]["annotations"]["leader.io/container"] = "other".into();
+    let election = review(&changed, Some(&two)).unwrap().election.unwrap();
+    assert_eq!((election.container.as_str(), election.live_before), ("other", false));
     // Nobody reads what a controller is told.
     let mut made = pod(&elected(&plain()), None);
     assert!(!review(&made, None).unwrap().warnings.is_empty());

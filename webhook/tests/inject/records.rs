@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     cluster::defaulted,
-    inject, record, review, template,
+    inject, record, review, template, without_id,
     writes::{live, user},
 };
 
@@ -72,4 +72,46 @@ fn stating_a_default_or_taking_it_away_is_no_change() {
     assert_eq!(record(&inject(&longer))["stopGrace"], "4s");
     longer["metadata"]["annotations"]["leader.io/stop-grace"] = "8s".into();
     assert_eq!(record(&inject(&longer))["options"], json!({"lease-duration": "30s"}));
+}
+
+/// Whoever may write an annotation of the template is given nothing by it that he could not write into the template.
+#[test]
+fn a_forged_record_brings_no_volume_along() {
+    let volumes = json!([{"name": "root", "hostPath": {"path": "/"}}]);
+    let mut forged = live();
+    let mut said = record(&forged);
+    said["original"]["empty"] = json!({"volumes": volumes, "initContainers": [{"name": "mine", "image": "mine:1"}]});
+    forged["spec"]["template"]["metadata"]["annotations"]["leader.io/injected"] = said.to_string().into();
+    let mut bare = user();
+    bare["spec"]["template"]["metadata"]["annotations"]["leader.io/injected"] = said.to_string().into();
+    for object in [forged, bare] {
+        for (object, old) in
+            [(object.clone(), None), (object.clone(), Some(live())), (without_id(&object), Some(object))]
+        {
+            let stored = review(&object, old.as_ref()).unwrap().object;
+            assert!(!stored["spec"].to_string().contains("hostPath\":"), "{stored:#}");
+            let inits = template(&stored)["spec"]["initContainers"].as_array().cloned().unwrap_or_default();
+            assert!(inits.iter().all(|init| init["name"] != "mine"), "{stored:#}");
+        }
+    }
+}
+
+/// An agent that finds no Lease has to know whether it may have been lost while pods without an agent were waited for.
+#[test]
+fn a_template_that_is_made_while_pods_without_the_agent_run_says_so_from_then_on() {
+    let born = |object: &Value| record(object)["bornUnderTurningOn"].clone();
+    assert_eq!(born(&live()), Value::Null);
+    let mut plain = without_id(&user());
+    let annotated = defaulted(&review(&user(), Some(&plain)).unwrap().object);
+    assert_eq!(born(&annotated), json!(true));
+    // Nothing that is written later takes it away, and it starts no rollout.
+    assert_eq!(template(&review(&user(), Some(&annotated)).unwrap().object), template(&annotated));
+    let mut newer = annotated.clone();
+    newer["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/billing:2".into();
+    assert_eq!(born(&review(&newer, Some(&annotated)).unwrap().object), json!(true));
+    let mut renamed = live();
+    renamed["metadata"]["annotations"]["leader.io/id"] = "invoices".into();
+    assert_eq!(born(&review(&renamed, Some(&live())).unwrap().object), json!(true));
+    plain["spec"]["template"] = template(&review(&without_id(&annotated), Some(&annotated)).unwrap().object).clone();
+    assert_eq!(template(&plain), template(&without_id(&user())));
 }

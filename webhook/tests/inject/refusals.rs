@@ -55,12 +55,65 @@ fn an_unknown_key_is_refused_without_an_id_too() {
 }
 
 #[test]
-fn keys_and_values_of_later_versions_are_refused_by_name() {
-    for key in ["status-file", "follow", "prefer", "unhealthy-step-down"] {
-        says(&annotated(&format!("leader.io/{key}"), "1"), &[&format!("leader.io/{key} is not supported yet")]);
-    }
-    says(&annotated("leader.io/mode", "observe"), &["leader.io/mode: observe is not supported yet"]);
+fn modes_of_nobody_are_refused() {
     says(&annotated("leader.io/mode", "runn"), &["leader.io/mode: `runn` is not `run`"]);
+}
+
+#[test]
+fn what_does_nothing_in_a_mode_is_refused_with_the_reason() {
+    let in_mode = |mode: &str, key: &str, value: &str| {
+        let mut object = object();
+        object["metadata"]["annotations"]["leader.io/mode"] = mode.into();
+        object["metadata"]["annotations"][key] = value.into();
+        review(&object, None).unwrap_err().to_string()
+    };
+    for (mode, key, value) in [
+        ("run", "leader.io/status-file", "/s/leader"),
+        ("ready", "leader.io/follow", "proxy"),
+        ("observe", "leader.io/stop-grace", "4s"),
+        ("ready", "leader.io/stop-grace", "4s"),
+        ("observe", "leader.io/command", "[\"/billing\"]"),
+        ("observe", "leader.io/unhealthy-step-down", "30s"),
+    ] {
+        let start = format!("annotation {key} does nothing in mode `{mode}`");
+        says(&in_mode(mode, key, value), &[&start, "remove it"]);
+    }
+    for path in ["leader", "/leader_status", "/tmp/", "/leader/status"] {
+        says(&in_mode("ready", "leader.io/status-file", path), &["the absolute path of a file", path]);
+    }
+    says(
+        &in_mode("observe", "leader.io/status-file", "/etc/leader"),
+        &["the folder `/etc` of the status file", "belongs to the image"],
+    );
+    says(&annotated("leader.io/prefer", "rack=7"), &["leader.io/prefer: `rack=7`", "zone=NAME"]);
+    says(&annotated("leader.io/unhealthy-step-down", "1s"), &["leader.io/unhealthy-step-down", "`1s`"]);
+    says(&annotated("leader.io/unhealthy-step-down", "soon"), &["leader.io/unhealthy-step-down", "`soon`"]);
+}
+
+#[test]
+fn who_cannot_follow_is_refused_with_the_reason() {
+    type Change = &'static dyn Fn(&mut Value);
+    let following = |value: &str, change: &dyn Fn(&mut Value)| {
+        let mut object = object();
+        object["metadata"]["annotations"]["leader.io/follow"] = value.into();
+        let proxy = &mut object["spec"]["template"]["spec"]["containers"][1];
+        proxy["command"] = json!(["/proxy"]);
+        change(proxy);
+        review(&object, None).map(drop).map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!(following("proxy", &|_| {}), Ok(()));
+    let refused: [(&str, Change, &str); 7] = [
+        ("proxy,", &|_| {}, "with commas between them"),
+        ("other", &|_| {}, "`other` does not exist: `proxy` could follow"),
+        ("app", &|_| {}, "`app` is the elected one itself"),
+        ("proxy", &|proxy| proxy["command"] = Value::Null, "sets no `command`"),
+        ("proxy", &|proxy| proxy["livenessProbe"] = json!({"exec": {"command": ["x"]}}), "has a livenessProbe"),
+        ("proxy", &|proxy| proxy["resources"] = json!({"limits": {"cpu": "500m"}}), "CPU limit below one core"),
+        ("proxy", &|proxy| proxy["env"] = json!([{"name": "LEADER_ID", "value": "x"}]), "the variable LEADER_ID"),
+    ];
+    for (value, change, part) in refused {
+        says(&following(value, change).unwrap_err(), &[part]);
+    }
 }
 
 #[test]

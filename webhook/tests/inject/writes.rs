@@ -50,7 +50,10 @@ impl Write {
         if self == Self::ReapplyReordered {
             let spec = &mut object["spec"]["template"]["spec"];
             for list in ["/initContainers", "/volumes", "/containers/0/env", "/containers/0/volumeMounts"] {
-                ours_moved(spec.pointer_mut(list).unwrap().as_array_mut().unwrap());
+                // The observer leaves the app's own lists alone.
+                if let Some(Value::Array(list)) = spec.pointer_mut(list) {
+                    ours_moved(list);
+                }
             }
         }
         object
@@ -106,7 +109,12 @@ fn annotating_a_running_deployment_injects_it() {
     let election = answer.election.unwrap();
     assert!(election.injected_afresh && !election.live_before);
     assert_eq!(election.account.name(), "leader-billing");
-    assert_eq!(answer.object, inject(&user()));
+    // It is what is made of a new one, and says that it was not.
+    let mut said = record(&answer.object);
+    assert_eq!(said.as_object_mut().unwrap().shift_remove("bornUnderTurningOn"), Some(json!(true)));
+    let mut stored = answer.object.clone();
+    stored["spec"]["template"]["metadata"]["annotations"]["leader.io/injected"] = said.to_string().into();
+    assert_eq!(stored, inject(&user()));
     assert!(answer.warnings[0].contains("leader election `billing` is on"), "{:?}", answer.warnings);
 }
 
@@ -317,6 +325,35 @@ fn a_changed_id_is_injected_afresh_with_an_account_of_its_own() {
     assert_eq!(template["spec"]["serviceAccountName"], "leader-invoices");
     assert_eq!(template["spec"]["serviceAccount"], "leader-invoices");
     assert_eq!(record(&answer.object)["id"], "invoices");
+}
+
+/// Pods of before run that container bare.
+#[test]
+fn another_container_is_another_election_of_the_same_id() {
+    let two = |annotation: Option<&str>| {
+        let mut object = user();
+        let containers = object["spec"]["template"]["spec"]["containers"].as_array_mut().unwrap();
+        containers.push(json!({ "name": "other", "image": "registry.example.com/other:1", "command": ["/other"] }));
+        if let Some(name) = annotation {
+            object["metadata"]["annotations"]["leader.io/container"] = name.into();
+        }
+        object
+    };
+    let live = defaulted(&inject(&two(None)));
+    let mut arriving = live.clone();
+    arriving["metadata"]["annotations"]["leader.io/container"] = "other".into();
+    let answer = review(&arriving, Some(&live)).unwrap();
+    let election = answer.election.unwrap();
+    assert_eq!((election.container.as_str(), election.live_before), ("other", false));
+    assert_eq!(record(&answer.object)["bornUnderTurningOn"], true);
+    // Back again, by an undo to the template of before.
+    let other = defaulted(&answer.object);
+    let back = review(&live, Some(&other)).unwrap().election.unwrap();
+    assert!(!back.live_before && !back.injected_afresh, "{back:?}");
+    // Naming the one that is wrapped anyway changes nothing.
+    let first = record(&live)["container"].as_str().unwrap().to_owned();
+    let named = review(&two(Some(&first)), Some(&live)).unwrap().election.unwrap();
+    assert!(named.live_before, "{named:?}");
 }
 
 #[test]

@@ -49,7 +49,7 @@ async fn an_annotated_deployment_is_injected_and_its_objects_are_made() {
     assert_eq!(patched(&plain, &ejected)["spec"]["template"], deployment()["spec"]["template"]);
 
     let (_, metrics) = running.get("/metrics").await;
-    for result in ["Injected", "Kept", "Ejected"] {
+    for result in ["injected", "kept", "ejected"] {
         let line = format!("leader_webhook_reviews_total{{result=\"{result}\"}} 1\n");
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }

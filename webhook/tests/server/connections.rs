@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use axum::{
     body::{Body, Bytes},
-    http::{Method, Request, StatusCode},
+    http::{Method, Request, StatusCode, header},
 };
 use jiff::Timestamp;
 use leader_certs::{keeper::State, leaf::Leaf};
+use leader_webhook::server;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -63,8 +64,6 @@ async fn ready_only_with_a_certificate_that_is_trusted() {
     assert_eq!(running.get("/readyz").await, (StatusCode::OK, "ready\n".to_owned()));
     running.certificates.send_replace(State::Untrusted("no bundle".to_owned()));
     assert_eq!(running.get("/readyz").await, (StatusCode::SERVICE_UNAVAILABLE, "no bundle\n".to_owned()));
-    running.certificates.send_replace(State::Trusted { from: Timestamp::UNIX_EPOCH, until: Timestamp::now() });
-    assert_eq!(running.get("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(running.get("/livez").await.0, StatusCode::OK);
 }
 
@@ -85,6 +84,23 @@ async fn a_new_certificate_drops_no_connection() {
     assert_eq!(text(one.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
     assert_eq!(text(other.send_request(ask()).await.unwrap()).await.0, StatusCode::OK);
     assert_ne!(certificate(&running.tls().await.unwrap()), before);
+}
+
+#[tokio::test]
+async fn a_replica_on_its_way_out_ends_a_connection_with_the_answer() {
+    let running = Running::start().await;
+    let mut sender = running.connect().await;
+    let ask = || request(Method::GET, "/livez", "", Body::empty());
+    let first = sender.send_request(ask()).await.unwrap();
+    assert!(!first.headers().contains_key(header::CONNECTION));
+    text(first).await;
+    sender.ready().await.unwrap();
+
+    running.webhook.drain();
+    let last = sender.send_request(ask()).await.unwrap();
+    assert_eq!(last.headers()[header::CONNECTION], "close");
+    assert_eq!(text(last).await.0, StatusCode::OK);
+    assert!(sender.ready().await.is_err(), "the connection is still open");
 }
 
 #[tokio::test]
@@ -165,6 +181,19 @@ async fn a_connection_is_kept_between_requests() {
         let silence = tokio::time::timeout(Duration::from_secs(7), kept.read(&mut answer)).await;
         assert!(silence.is_err(), "{silence:?}");
     }
+}
+
+/// Anybody who reaches the port may open connections and say nothing on them.
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let running = Running::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..server::CONNECTIONS {
+        silent.push(running.tls().await.unwrap());
+    }
+    // They would stay for a minute and a half.
+    let asked = tokio::time::timeout(Duration::from_secs(45), running.get("/livez")).await;
+    assert_eq!(asked.expect("no room was made").0, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ async fn the_entry_point_comes_from_the_image_once() {
     assert_eq!(registry.asked().len(), asked);
 
     let (_, metrics) = running.get("/metrics").await;
-    assert!(metrics.contains("leader_webhook_image_lookups_total{result=\"Found\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("leader_webhook_image_lookups_total{result=\"found\"} 1\n"), "{metrics}");
     assert!(metrics.contains("leader_webhook_image_lookup_duration_seconds_count 1\n"), "{metrics}");
 }
 
@@ -100,7 +100,7 @@ async fn the_pods_own_secrets_are_used_and_else_their_accounts() {
     let stored = patched(&object, &running.review(&create(&object)).await);
     assert_eq!(container(&stored)["command"], json!(["/leader/agent", "run", "--", "/app"]));
 
-    // Of the account `default`, which the pods keep because of that.
+    // Of the account `default`, whose pull secrets the pods' own account has too.
     object["spec"]["template"]["spec"].as_object_mut().unwrap().remove("imagePullSecrets");
     let account = json!({ "metadata": { "name": "default" }, "imagePullSecrets": [{ "name": "regcred" }] });
     running.api.put("/api/v1/namespaces/shop/serviceaccounts/default", account);
@@ -183,7 +183,7 @@ async fn a_registry_that_fails_is_named_with_the_ways_out() {
     assert_eq!(container(&stored)["command"], json!(["/leader/agent", "run", "--", "/told"]));
 
     let (_, metrics) = running.get("/metrics").await;
-    assert!(metrics.contains("leader_webhook_image_lookups_total{result=\"Unusable\"}"), "{metrics}");
+    assert!(metrics.contains("leader_webhook_image_lookups_total{result=\"unusable\"}"), "{metrics}");
 }
 
 #[tokio::test]

@@ -17,16 +17,18 @@ fn specification() -> Value {
 
 /// An object that makes pods; the annotations stand on its metadata and on its pod template.
 fn maker(kind: &str, annotations: &Value, on_template: &Value) -> Value {
-    let template = json!({ "metadata": { "annotations": on_template }, "spec": specification() });
+    let labels = json!({ "app": "nightly" });
+    let template = json!({ "metadata": { "labels": labels, "annotations": on_template }, "spec": specification() });
     let version = match kind {
         "Job" | "CronJob" => "batch/v1",
         "ReplicationController" => "v1",
         _ => "apps/v1",
     };
-    let spec = if kind == "CronJob" {
-        json!({ "jobTemplate": { "spec": { "template": template } } })
-    } else {
-        json!({ "replicas": 2, "template": template })
+    let spec = match kind {
+        "CronJob" => json!({ "jobTemplate": { "spec": { "template": template } } }),
+        "Job" => json!({ "template": template }),
+        "ReplicationController" => json!({ "replicas": 2, "selector": labels, "template": template }),
+        _ => json!({ "replicas": 2, "selector": { "matchLabels": labels }, "template": template }),
     };
     json!({ "apiVersion": version, "kind": kind,
         "metadata": { "name": "nightly", "namespace": "shop", "annotations": annotations }, "spec": spec })

@@ -14,6 +14,7 @@ use leader_certs::{authority::Authority, keeper::State, leaf::Leaf, resolver::Re
 use leader_webhook::{
     handler::Webhook,
     inject::Defaults,
+    observers::Observers,
     registry::{Options, Registries},
     server,
 };
@@ -61,9 +62,10 @@ impl Running {
         let leaf = Leaf::issue(&authority, &[NAME.to_owned()], now).unwrap();
         let resolver = Arc::new(Resolver::new(leaf.certified_key));
         let (certificates, receiver) = watch::channel(State::Trusted { from: leaf.not_before, until: leaf.not_after });
-        let defaults = Defaults { agent_image: "agent:1".to_owned() };
+        let defaults = Defaults { agent_image: "agent:1".to_owned(), agent_pull_secret: None };
         let registries = Registries::new(registries).unwrap();
-        let webhook = Webhook::new(api.client(), registries, defaults, "leader-system".to_owned(), receiver);
+        let namespace = "leader-system".to_owned();
+        let webhook = Webhook::new(api.client(), registries, defaults, namespace, receiver, Observers::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -159,7 +161,7 @@ pub(crate) fn create(object: &Value) -> Value {
 pub(crate) fn review_of(operation: &str, object: &Value, old: &Value) -> Value {
     let shown = if object.is_null() { old } else { object };
     let group = match shown["kind"].as_str() {
-        Some("Pod" | "ReplicationController") => "",
+        Some("Pod" | "ReplicationController" | "Service") => "",
         Some("Job" | "CronJob") => "batch",
         _ => "apps",
     };

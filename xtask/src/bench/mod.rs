@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: measures, and writes what was measured into docs/benchmarks.md.
 
-mod document;
+pub(crate) mod document;
 mod election;
 mod injection;
-mod machine;
+pub(crate) mod machine;
+mod memory;
 mod programs;
+mod scale;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -16,6 +18,8 @@ pub(crate) enum Task {
     Injection(injection::Options),
     /// What an election costs and how fast it is, beside client-go's: about ten minutes on a quiet machine.
     Election(election::Options),
+    /// What a thousand elected workloads cost the webhook and the API server: about eight minutes on a quiet machine.
+    Scale(scale::Options),
 }
 
 /// Does it.
@@ -23,5 +27,6 @@ pub(crate) fn run(task: &Task) -> Result<()> {
     match task {
         Task::Injection(options) => injection::run(options),
         Task::Election(options) => election::run(options),
+        Task::Scale(options) => scale::run(options),
     }
 }

@@ -6,11 +6,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use leader_tests::progress::say;
-use leader_tests::{Cluster, ClusterName, Status, machine};
+use leader_tests::{Cluster, ClusterName};
 
-use super::{Steps, cargo, show};
-use crate::images::{self, checkout};
-use crate::install;
+use super::{Steps, cargo, on_a_cluster, show};
+use crate::images::checkout;
 use leader_tests::command::Tool;
 
 /// Options of `cargo xtask test faults`.
@@ -31,28 +30,15 @@ pub(crate) struct Options {
 
 /// Tries every fault, and prints the table.
 pub(super) fn run(options: &Options) -> Result<()> {
-    machine::check()?;
-    let mut steps = Steps::default();
-    let was_up = matches!(Cluster::status(&options.name), Status::Up(_));
-    let result = on_cluster(options, &mut steps);
-    let down = if was_up || options.keep {
-        Ok(())
-    } else {
-        steps.run("cluster down", || Cluster::down(&options.name).map(drop))
-    };
-    steps.summary();
-    result.and(down)
+    on_a_cluster(&options.name, options.keep, |cluster, steps| on_cluster(options, cluster, steps))
 }
 
-fn on_cluster(options: &Options, steps: &mut Steps) -> Result<()> {
-    let cluster = steps.run("cluster up", || Cluster::up(&options.name))?;
-    let references = steps.run("images", || images::build_and_push(&cluster, None))?;
-    steps.run("install", || install::install(&cluster, &references))?;
+fn on_cluster(options: &Options, cluster: &Cluster, steps: &mut Steps) -> Result<()> {
     let folder = folder();
     if options.row.is_none() && folder.exists() {
         fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     }
-    let result = steps.run("fault matrix", || rows(options, &cluster));
+    let result = steps.run("fault matrix", || rows(options, cluster));
     let table = folder.join("table.md");
     match fs::read_to_string(&table) {
         Ok(text) => say(format!("\n{text}\nthe table is in {}", table.display())),

@@ -2,6 +2,7 @@
 //! Messages take 1 ms, clocks are exact, the kill chain takes its worst, L is 15 s, and Ann starts first.
 
 mod electing;
+mod steering;
 mod term;
 
 use std::{
@@ -63,6 +64,7 @@ impl Story {
             leaves_orphans: false,
             killed_in: Duration::from_millis(50),
             preparation: Duration::ZERO,
+            stop_time: Duration::ZERO,
             prepared_in: None,
         };
         let mut plan = Plan {
@@ -78,6 +80,9 @@ impl Story {
             hopeless_clock: false,
             slow_kills: true,
             steady: true,
+            yields: Vec::new(),
+            patience: None,
+            frees: None,
         };
         change(&mut plan);
         Self(World::new(&plan, 1, true))
@@ -152,6 +157,21 @@ pub(crate) fn for_mutant(mutant: Mutant) -> Option<&'static (&'static str, fn())
         }
         Mutant::WaitsNewestDuration => story!(electing::rule_8_the_longest_duration_seen_is_waited_for),
         Mutant::RestoredIsFree => story!(electing::rule_9_a_release_proof_in_a_restored_server_frees_nothing),
+        Mutant::HoldForgotten => story!(steering::a_lost_lease_comes_back_on_hold),
+        Mutant::GivenAwayToNobody => story!(steering::what_is_asked_for_waits_while_election_is_being_turned_on),
+        Mutant::TakesBackAtOnce => story!(steering::who_gave_leadership_away_takes_it_back_if_nobody_else_does),
+        Mutant::ReclaimReleasedUnasked => {
+            story!(steering::a_term_that_is_taken_up_again_is_not_given_away_beside_what_an_earlier_process_left)
+        }
+        Mutant::TransferHasNoEnd => story!(steering::a_transfer_to_one_that_is_gone_costs_two_seconds),
+        Mutant::TransferWithoutProof => story!(steering::a_transfer_without_a_release_proof_frees_nothing),
+        Mutant::UnreadyAgainAndAgain => {
+            story!(steering::what_makes_every_app_unready_does_not_move_leadership_round_and_round)
+        }
+        Mutant::LostLeaseLeisurely => {
+            story!(term::a_lease_that_was_nearly_lost_leaves_the_app_its_grace_and_a_lease_at_most)
+        }
+        Mutant::ClocksNotCompared => story!(electing::rule_10_every_deadline_allows_for_a_slow_boot_clock),
         Mutant::SkewTolerated => story!(electing::rule_10_a_leader_whose_clocks_disagree_steps_down),
         _ => return None,
     })

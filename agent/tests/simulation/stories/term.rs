@@ -4,6 +4,7 @@ use super::{ANN, BEN, LEADER, Story, assert_within, seconds};
 use crate::{
     fault::{Away, Edit, Fault, Initial, Who},
     machine::Comeback,
+    plan::Plan,
 };
 
 #[test]
@@ -102,6 +103,69 @@ pub(super) fn an_app_is_prepared_for_a_hand_over_for_as_long_as_it_takes_or_may_
         assert_within(story.all_gone(), gone, gone + 0.01);
         assert_eq!(story.machines[ANN].life, 1);
     }
+}
+
+/// A world in which Ann leads an app that ignores its stop signal and may take `time` for a stop that is not urgent.
+fn unhurried(time: f64, change: impl FnOnce(&mut Plan)) -> Story {
+    let mut story = Story::with(Initial::Released, |plan| {
+        plan.tempers[ANN].stop_time = seconds(time);
+        plan.tempers[ANN].stops_in = None;
+        change(plan);
+    });
+    story.until(7.0);
+    story
+}
+
+#[test]
+pub(super) fn an_app_has_the_pods_time_to_stop_while_the_lease_is_renewed() {
+    // Longer than the lease; never less than the stop grace.
+    for (time, gone) in [(40.0, 40.05), (5.0, 5.05), (1.0, 4.05)] {
+        let mut story = unhurried(time, |_| {});
+        story.apply(Fault::Edit(Edit::Hold(true)));
+        assert_within(story.all_gone(), gone, gone + 0.01);
+        assert_eq!(story.machines[ANN].life, 1);
+    }
+}
+
+#[test]
+pub(super) fn the_time_to_stop_includes_the_preparation_which_leaves_the_stop_grace() {
+    for (takes, gone) in [(8.0, 20.05), (19.0, 23.05)] {
+        let mut story = unhurried(20.0, |plan| {
+            plan.tempers[ANN].preparation = seconds(20.0);
+            plan.tempers[ANN].prepared_in = Some(seconds(takes));
+        });
+        story.apply(Fault::Edit(Edit::Hold(true)));
+        assert_within(story.all_gone(), gone, gone + 0.01);
+    }
+}
+
+#[test]
+pub(super) fn a_shutdown_takes_no_time_from_a_stop_that_has_begun_and_adds_none() {
+    let mut story = unhurried(20.0, |_| {});
+    story.apply(Fault::Edit(Edit::Hold(true)));
+    story.until(10.0);
+    story.apply(Fault::Shutdown { who: LEADER, patience: seconds(60.0), comeback: Comeback::NewPod });
+    assert_within(story.all_gone(), 17.05, 17.06);
+    story.until(27.2);
+    assert_eq!(story.machines[ANN].life, 2, "its process has ended");
+}
+
+#[test]
+pub(super) fn a_lease_that_was_nearly_lost_leaves_the_app_its_grace_and_a_lease_at_most() {
+    let mut story = unhurried(59.0, |_| {});
+    story.cut(true, 9.0);
+    // The stop signal comes at 15.5 s, and the next renewal half a second later.
+    assert_within(story.all_gone(), 12.5, 23.6);
+}
+
+#[test]
+pub(super) fn an_app_that_has_time_to_stop_is_dead_by_the_deadline_all_the_same() {
+    let mut story = unhurried(60.0, |_| {});
+    story.apply(Fault::Edit(Edit::Hold(true)));
+    story.until(7.5);
+    story.cut(true, 60.0);
+    // The last renewal was sent at 6 s: the deadline is 13.5 s later, and its killing takes a while here.
+    assert_within(story.all_gone(), 13.2, 13.3);
 }
 
 #[test]

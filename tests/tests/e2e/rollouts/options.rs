@@ -88,6 +88,14 @@ fn rows(stage: &Stage, pair: &Pair<'_>, group: &mut Group, handlers: bool) -> Re
     row("a stop grace", RolledOut, &annotate(&["leader.io/stop-grace=2s"]), &recorded("stopGrace", json!("2s")));
     row("client-side apply that knows of neither", Unchanged, &|side| side.send(&["apply"], &manifest), &intact);
     row("another port", RolledOut, &annotate(&["leader.io/port=19809"]), &recorded("port", json!(19809)));
+    row("a preferred place", RolledOut, &annotate(&["leader.io/prefer=zone=a"]), &recorded("prefer", json!("zone=a")));
+    row(
+        "a bound on being unready",
+        RolledOut,
+        &annotate(&["leader.io/unhealthy-step-down=30s"]),
+        &recorded("unhealthyStepDown", json!("30s")),
+    );
+    row("a status file in mode run", Refused, &annotate(&["leader.io/status-file=/tmp/leader"]), &intact);
     row("a kept account", RolledOut, &annotate(&["leader.io/service-account=keep"]), &account(Value::Null));
     row(
         "a dedicated account",
@@ -100,7 +108,13 @@ fn rows(stage: &Stage, pair: &Pair<'_>, group: &mut Group, handlers: bool) -> Re
     row(
         "no options",
         RolledOut,
-        &annotate(&["leader.io/lease-duration-", "leader.io/stop-grace-", "leader.io/port-"]),
+        &annotate(&[
+            "leader.io/lease-duration-",
+            "leader.io/stop-grace-",
+            "leader.io/port-",
+            "leader.io/prefer-",
+            "leader.io/unhealthy-step-down-",
+        ]),
         &intact,
     );
     row("another id", RolledOut, &annotate(&["leader.io/id=other"]), &|seen| {

@@ -44,12 +44,17 @@ impl Side<'_> {
     /// `kubectl VERB -f -` of a manifest, with the id when this is the elected side.
     pub(super) fn send(&self, verb: &[&str], plain: &Value) -> Result<Output> {
         let manifest = self.place.map_or_else(|| plain.clone(), |place| manifest::elected(plain, place));
-        self.namespace.kubectl(verb).args(["-f", "-"]).input(manifest.to_string()).output()
+        self.send_plain(verb, &manifest)
     }
 
-    /// As [`Side::send`], without the id on either side.
+    /// As [`Side::send`], without the id on either side. Some verbs read before they write: a controller may write between the two, and
+    /// they are to be said again.
     pub(super) fn send_plain(&self, verb: &[&str], plain: &Value) -> Result<Output> {
-        self.namespace.kubectl(verb).args(["-f", "-"]).input(plain.to_string()).output()
+        wait::until("a write without a conflict", Duration::from_mins(1), || {
+            let output = self.namespace.kubectl(verb).args(["-f", "-"]).input(plain.to_string()).output()?;
+            ensure!(!output.stderr.contains("(Conflict)"), "{}", output.stderr);
+            Ok(output)
+        })
     }
 
     /// Replaces the object by this one, as it is.

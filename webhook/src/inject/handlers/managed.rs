@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use serde_json::{Map, Value, json};
 
 use super::{
-    ADDED_TIMING, HTTP_GET, LIFECYCLE, PLACES, Place, READINESS,
+    HTTP_GET, LIFECYCLE, PLACES, Place, READINESS, added_timing,
     restore::{has_agents, is_agents_path},
 };
 use crate::inject::{
@@ -45,7 +45,7 @@ pub(in crate::inject) fn without_released<'a>(
             has_agents(place, place.of(&all[index])) && is_released(old, object, &record.container, place, kind)
         })
         .collect();
-    let timing = ADDED_TIMING.into_iter().filter(|(field, seconds)| {
+    let timing = added_timing(record.mode).into_iter().filter(|(field, seconds)| {
         record.original.handlers.get(READINESS).is_some_and(Value::is_null)
             && all[index][READINESS][field] == *seconds
             && leaves_out(object, &record.container, &[READINESS], field)

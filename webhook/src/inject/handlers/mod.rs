@@ -9,7 +9,10 @@ mod managed;
 mod resolve;
 mod restore;
 
-use leader_agent::names::{self, hook, probe};
+use leader_agent::{
+    mode::Mode,
+    names::{self, hook, probe},
+};
 use serde_json::{Map, Value, json};
 
 use super::{Refusal, json::set, options::Chosen, record::Record};
@@ -39,6 +42,13 @@ const TIMING: [&str; 6] = [
 /// When the kubelet asks the readiness probe that is added where there is none. A pod that cannot reach the API server is
 /// noticed within seconds; the timeout leaves the agent time to read its Lease before it answers.
 const ADDED_TIMING: [(&str, i64); 2] = [("timeoutSeconds", 5), ("periodSeconds", 5)];
+/// The same where the leader alone is ready: as soon as it does not lead any more it shall not be.
+const ADDED_TIMING_READY: [(&str, i64); 2] = [("periodSeconds", 1), ("failureThreshold", 1)];
+
+/// When the kubelet asks the readiness probe that is added in this mode.
+fn added_timing(mode: Mode) -> [(&'static str, i64); 2] {
+    if mode == Mode::Ready { ADDED_TIMING_READY } else { ADDED_TIMING }
+}
 
 /// A field of a container that may have a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +72,15 @@ const PLACES: [Place; 5] = [
 impl Place {
     fn kinds(self) -> &'static [&'static str] {
         if self.is_probe { &[EXEC, HTTP_GET, TCP_SOCKET, GRPC] } else { &[EXEC, HTTP_GET, TCP_SOCKET, SLEEP] }
+    }
+
+    /// Whether the agent answers it in this mode. Where the app runs everywhere, it is there for everything that the kubelet asks.
+    fn is_agents(self, mode: Mode) -> bool {
+        match mode {
+            Mode::Run => true,
+            Mode::Ready => self.field == READINESS,
+            Mode::Observe => false,
+        }
     }
 
     /// Where it stands in a container.
@@ -153,14 +172,14 @@ pub(super) struct Resolved {
 
 impl Resolved {
     /// Reads the chosen container of a pod in which nothing is injected.
-    pub(super) fn new(spec: &Value, chosen: Chosen<'_>) -> Result<Self, Refusal> {
-        let grace = spec["terminationGracePeriodSeconds"].as_i64();
+    pub(super) fn new(spec: &Value, chosen: Chosen<'_>, mode: Mode) -> Result<Self, Refusal> {
+        let grace = spec["terminationGracePeriodSeconds"].as_i64().filter(|_| mode != Mode::Observe);
         let mut resolved = Self {
             // What is stated and what the API server fills in give the same record.
             termination_grace: grace.filter(|&seconds| seconds != DEFAULT_TERMINATION_GRACE),
             ..Self::default()
         };
-        for place in PLACES {
+        for place in PLACES.into_iter().filter(|place| place.is_agents(mode)) {
             if let Some(ready) = resolve::resolve(place, chosen)? {
                 let list = if place.is_probe { &mut resolved.probes } else { &mut resolved.hooks };
                 list.insert(place.key.to_owned(), ready);
@@ -171,9 +190,9 @@ impl Resolved {
 }
 
 /// Refuses handlers that cannot be routed, and ports that the agent needs.
-pub(super) fn check(spec: &Value, chosen: Chosen<'_>, way: Way) -> Result<(), Refusal> {
+pub(super) fn check(spec: &Value, chosen: Chosen<'_>, way: Way, mode: Mode) -> Result<(), Refusal> {
     resolve::ports(spec, chosen, way)?;
-    Resolved::new(spec, chosen).map(drop)
+    Resolved::new(spec, chosen, mode).map(drop)
 }
 
 /// Whether one of these connects to the pod's address, which the agent then has to know.
@@ -192,10 +211,11 @@ pub(super) fn needs_address(probes: &Map<String, Value>, hooks: &Map<String, Val
 pub(super) fn route(
     container: &mut Map<String, Value>,
     way: Way,
+    mode: Mode,
     notes: &mut Map<String, Value>,
 ) -> Map<String, Value> {
     let mut originals = Map::new();
-    for place in PLACES {
+    for place in PLACES.into_iter().filter(|place| place.is_agents(mode)) {
         let (kind, agents) = place.of_agent(way);
         let before = match place.of_mut(container) {
             Some(holder) => {
@@ -207,7 +227,7 @@ pub(super) fn route(
             }
             None if place.field == READINESS => {
                 let mut added = Map::from_iter([(kind.to_owned(), agents)]);
-                added.extend(ADDED_TIMING.map(|(field, seconds)| (field.to_owned(), seconds.into())));
+                added.extend(added_timing(mode).map(|(field, seconds)| (field.to_owned(), seconds.into())));
                 set(container, READINESS, added.into(), notes);
                 Value::Null
             }
@@ -267,9 +287,9 @@ pub(super) fn is_routed(container: &Value, record: &Record) -> bool {
 
 /// Whether a record's handlers are what they would be if `chosen` were injected now.
 pub(super) fn fit(record: &Record, spec: &Value, chosen: Chosen<'_>, way: Way) -> bool {
-    let Ok(resolved) = Resolved::new(spec, chosen) else { return false };
+    let Ok(resolved) = Resolved::new(spec, chosen, record.mode) else { return false };
     // The first version knew no handlers, and injected only where there were none.
-    let knew = !record.original.handlers.is_empty();
+    let knew = !record.original.handlers.is_empty() || record.mode == Mode::Observe;
     let same = resolved.probes == record.probes && resolved.hooks == record.hooks;
     same && (!knew || Way::by(record.port) == way && resolved.termination_grace == record.termination_grace)
 }

@@ -1,10 +1,13 @@
 //! The webhook's answer without what it asks of the cluster, and what an answer stores.
 
+use std::collections::BTreeMap;
+
 use kube::core::admission::AdmissionResponse;
 use leader_agent::names;
 use leader_webhook::{
     inject::{self, Decision, Defaults, Facts, ImageAnswer, Refusal},
     review::{Malformed, Plan, Review},
+    services,
 };
 use serde_json::Value;
 
@@ -14,14 +17,17 @@ use super::manifests;
 pub(crate) const NAMESPACE: &str = "leader-system";
 
 pub(crate) fn defaults() -> Defaults {
-    Defaults { agent_image: "ghcr.io/leader-io/leader-agent:0.1.0".to_owned() }
+    Defaults {
+        agent_image: "ghcr.io/leader-io/leader-agent:0.1.0".to_owned(),
+        agent_pull_secret: Some("agent".to_owned()),
+    }
 }
 
 /// A review that was answered.
 pub(crate) struct Answered {
     pub(crate) review: Review,
     pub(crate) response: AdmissionResponse,
-    /// What injection made of the object, before it became a patch: in the order of its own keys.
+    /// What was made of the object, before it became a patch: in the order of its own keys.
     pub(crate) made: Option<Value>,
 }
 
@@ -32,6 +38,16 @@ pub(crate) fn answer(body: &[u8], facts: &Facts) -> Result<Answered, Malformed> 
     let response = match review.plan(NAMESPACE) {
         Plan::Pass(_) => review.pass(),
         Plan::Refuse(reason) => review.refuse(&reason),
+        Plan::Service => {
+            let object = review.object.as_ref().expect("a plan for a Service has an object");
+            match services::review(object, review.old.as_ref()) {
+                Ok(outcome) => {
+                    made = Some(outcome.object.clone());
+                    review.store(&outcome.object, &outcome.warnings, BTreeMap::new())
+                }
+                Err(refusal) => review.refuse(&refusal.to_string()),
+            }
+        }
         Plan::Inject => {
             let object = review.object.as_ref().expect("a plan to inject has an object");
             match decide(object, review.old.as_ref(), facts) {

@@ -33,7 +33,13 @@ static PLAIN: LazyLock<Vec<Value>> = LazyLock::new(|| {
         let first = text.split("\n---\n").find(|part| part.contains("leader.io/id")).unwrap_or(text);
         serde_saphyr::from_str::<Value>(first).expect("a manifest of the corpus is YAML")
     });
-    [manifests::SMALL.clone(), manifests::MEDIAN.clone()].into_iter().chain(corpus).collect()
+    let service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "billing", "namespace": "shop", "annotations": {"leader.io/leader-only": "billing"}},
+        "spec": {"selector": {"app": "billing"}, "ports": [{"port": 80, "targetPort": "http"}], "type": "ClusterIP"},
+    });
+    [manifests::SMALL.clone(), manifests::MEDIAN.clone()].into_iter().chain(corpus).chain([service]).collect()
 });
 /// The same as they are stored; null where they are not.
 static INJECTED: LazyLock<Vec<Value>> = LazyLock::new(|| {
@@ -42,7 +48,7 @@ static INJECTED: LazyLock<Vec<Value>> = LazyLock::new(|| {
 });
 
 /// Fields that mean something to injection, and some that do not.
-const KEYS: [&str; 44] = [
+const KEYS: [&str; 47] = [
     "metadata",
     "annotations",
     "labels",
@@ -86,9 +92,12 @@ const KEYS: [&str; 44] = [
     "os",
     "deletionTimestamp",
     "ownerReferences",
+    "selector",
+    "clusterIP",
+    "type",
     "fieldOfTheFuture",
 ];
-const ANNOTATIONS: [&str; 12] = [
+const ANNOTATIONS: [&str; 17] = [
     "leader.io/id",
     "leader.io/container",
     "leader.io/command",
@@ -97,12 +106,17 @@ const ANNOTATIONS: [&str; 12] = [
     "leader.io/service-account",
     "leader.io/mode",
     "leader.io/port",
+    "leader.io/status-file",
+    "leader.io/prefer",
+    "leader.io/unhealthy-step-down",
     "leader.io/injected",
+    "leader.io/leader-only",
+    "leader.io/selector",
     "leader.io/ID",
     "kubectl.kubernetes.io/default-container",
     "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes",
 ];
-const TEXTS: [&str; 28] = [
+const TEXTS: [&str; 37] = [
     "",
     "billing",
     "other",
@@ -119,12 +133,21 @@ const TEXTS: [&str; 28] = [
     "keep",
     "dedicated",
     "ready",
+    "observe",
     "run",
+    "leader-io-status",
+    "/tmp/leader_status",
+    "zone=a",
+    "30s",
     "5s",
     "1h",
     "[\"/app\"]",
     "[]",
     "{}",
+    "{\"app\":\"billing\"}",
+    "None",
+    "ExternalName",
+    "Service",
     "Pod",
     "Deployment",
     "StatefulSet",
@@ -197,9 +220,12 @@ fn facts(bytes: &mut Bytes<'_>) -> Facts {
     };
     Facts {
         default_account_in_use: shape & 8 != 0,
+        lacks_agent_pull_secret: shape & 64 != 0,
+        account_pull_secrets: if shape & 128 == 0 { Vec::new() } else { vec!["registry".to_owned()] },
         image,
         sibling_record: (shape & 16 != 0).then(|| INJECTED[0].to_string()),
         other_workloads: if shape & 32 == 0 { Vec::new() } else { vec!["Deployment/other".to_owned()] },
+        reaching_services: if shape & 32 == 0 { Vec::new() } else { vec!["web".to_owned()] },
     }
 }
 

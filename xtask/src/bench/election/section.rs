@@ -11,6 +11,7 @@ use super::load::{Load, PARTS};
 use super::steady::{Cost, Costs};
 use super::{GROUPS, Measured};
 use crate::bench::document::{micros, table};
+use crate::bench::memory::megabytes;
 
 /// The goals of the project, beside client-go's.
 const SHARE: f64 = 0.25;
@@ -49,11 +50,6 @@ fn milliseconds(time: Duration) -> String {
 }
 
 #[allow(clippy::cast_precision_loss)] // Sizes stay far below 2^52.
-fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
-}
-
-#[allow(clippy::cast_precision_loss)]
 fn share(ours: u64, theirs: u64) -> f64 {
     ours as f64 / theirs as f64
 }

@@ -12,6 +12,7 @@ use rustix::process::Pid;
 use super::accounts::Accounts;
 use super::candidate::{Candidate, Kind, Programs};
 use super::group::Group;
+use crate::bench::memory::field;
 
 /// What one candidate of a kind costs; of several standbys the one that costs most.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,13 +82,4 @@ fn size(program: &Path) -> Result<u64> {
 
 fn sum(processes: &[Pid], file: &str, name: &str) -> Result<u64> {
     processes.iter().map(|pid| field(*pid, file, name)).sum()
-}
-
-/// A field of a file in /proc that is told in kilobytes, in bytes.
-fn field(pid: Pid, file: &str, name: &str) -> Result<u64> {
-    let path = format!("/proc/{pid}/{file}");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let kilobytes =
-        |line: &str| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next()?.parse::<u64>().ok();
-    Ok(text.lines().find_map(kilobytes).with_context(|| format!("no {name} in {path}"))? * 1024)
 }
