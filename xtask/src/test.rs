@@ -110,6 +110,8 @@ fn on_cluster(options: &Options, steps: &mut Steps) -> Result<()> {
     if options.filter.is_none() {
         // A compiler beside tests would take the processors from those whose leases are short.
         steps.run("programs of tests", || {
+            let examples = ["build", "--locked", "--package", "leader-agent", "--bins", "--examples"];
+            show(Tool::new(cargo()).args(examples))?;
             binaries::client_go_candidate()?;
             binaries::promtool()?;
             machine::browser().map(drop)

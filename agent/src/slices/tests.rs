@@ -19,8 +19,8 @@ struct State {
     requests: Vec<String>,
     /// The next so many writes are carried out and not answered.
     silent: u32,
-    /// Reads are answered later.
-    holds_reads: bool,
+    /// Reads are answered once nobody holds this.
+    reads: Arc<tokio::sync::Mutex<()>>,
     /// Somebody else stores this just before the next write arrives.
     overtakes: Option<Value>,
     /// Everything is forbidden.
@@ -78,8 +78,9 @@ impl Server {
     async fn answer(&self, method: &Method, path: &str, body: &[u8]) -> (StatusCode, Value) {
         let name = path.strip_prefix("/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices/").unwrap().to_owned();
         self.0.lock().unwrap().requests.push(method.to_string());
-        while *method == Method::GET && self.0.lock().unwrap().holds_reads {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        if *method == Method::GET {
+            let reads = self.0.lock().unwrap().reads.clone();
+            drop(reads.lock().await);
         }
         let overtakes = self.0.lock().unwrap().overtakes.take_if(|_| *method == Method::PUT);
         if let Some(slice) = overtakes {
@@ -223,13 +224,14 @@ async fn what_is_no_longer_wanted_is_not_written() {
     let mut one = candidate(&server, "u1").await;
     settle(&mut one).await;
     server.requests();
-    server.0.lock().unwrap().holds_reads = true;
+    let reads = server.0.lock().unwrap().reads.clone();
+    let held = reads.lock().await;
     one.aim(Aim::Ready);
     while server.0.lock().unwrap().requests.is_empty() {
         let _ = tokio::time::timeout(Duration::from_millis(1), one.turn()).await;
     }
     one.aim(Aim::Out);
-    server.0.lock().unwrap().holds_reads = false;
+    drop(held);
     settle(&mut one).await;
     assert_eq!((server.uids(NAME), server.requests()), (vec![], vec!["GET".to_owned()]));
 }

@@ -4,8 +4,9 @@ use crate::cluster::Cluster;
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 
 /// A request that a client made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,9 +30,30 @@ impl Cluster {
     /// # Errors
     /// When the audit log cannot be read.
     pub fn requests_of(&self, user: &str) -> Result<Vec<Request>> {
-        let path = self.audit_log();
-        let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        requests(BufReader::new(file).lines().map_while(Result::ok), user)
+        let mut lines = Vec::new();
+        for path in self.audit_logs()? {
+            let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            lines.push(BufReader::new(file).lines().map_while(Result::ok));
+        }
+        requests(lines.into_iter().flatten(), user)
+    }
+
+    /// The files of the audit log, the oldest first: the API server gives one that has grown long the time as part of its name, and begins
+    /// the next.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub fn audit_logs(&self) -> Result<Vec<PathBuf>> {
+        let newest = self.audit_log();
+        let folder = newest.parent().context("an audit log without folder")?;
+        let files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
+        let is_audit = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("audit"))
+        };
+        let mut files: Vec<_> = files.into_iter().filter(is_audit).collect();
+        // `audit-2026-...` comes before `audit.log`.
+        files.sort();
+        Ok(files)
     }
 }
 

@@ -219,7 +219,8 @@ fn rights_last_as_long_as_the_last_pod_and_are_collected_after_that() -> Result<
         namespace.run(&["delete", "deployment/by-pods"])?;
 
         // A leader that takes its time.
-        let writer = Writer::new("slow").elected().replicas(2).stop_seconds(60).variable("SHUTDOWN_SECONDS", "40");
+        let writer =
+            Writer::new("slow").lease_seconds(30).replicas(2).stop_seconds(60).variable("SHUTDOWN_SECONDS", "40");
         let slow = stage.start(&writer)?;
         slow.leading()?;
         slow.kubectl(&["delete"], &["--wait=false"])?;
@@ -318,7 +319,7 @@ fn pods_of_an_account_that_was_made_again_are_named_and_lead_again() -> Result<(
 #[test]
 fn who_leads_is_told_on_the_lease_and_on_the_workload() -> Result<()> {
     Stage::test("leadership-events", |stage| {
-        let workload = stage.start(&Writer::new("billing").elected().replicas(2))?;
+        let workload = stage.start(&Writer::new("billing").lease_seconds(30).replicas(2))?;
         let first = workload.leading()?;
         let told_about = |pod: &str| {
             until(&format!("an Event about {pod} leading"), || {

@@ -51,7 +51,7 @@ fn annotating_a_running_deployment_rolls_it_out_once_and_one_pod_runs_the_app() 
 #[test]
 fn describe_lease_reads_as_one_of_client_go() -> Result<()> {
     Stage::test("describe", |stage| {
-        let workload = stage.start(&Writer::new("described").replicas(2).elected())?;
+        let workload = stage.start(&Writer::new("described").replicas(2).lease_seconds(30))?;
         let leader = workload.leading()?.writer.pod;
         let uid = stage.namespace.get(&["pod", &leader])?["metadata"]["uid"].as_str().context("no uid")?.to_owned();
         let text = stage.namespace.run(&["describe", "lease", "described"])?;
@@ -60,7 +60,7 @@ fn describe_lease_reads_as_one_of_client_go() -> Result<()> {
             Ok(line.with_context(|| format!("no field {name} in\n{text}"))?.trim().to_owned())
         };
         ensure!(field("Holder Identity")? == format!("{leader}_{uid}_writer"), "{text}");
-        ensure!(field("Lease Duration Seconds")? == "5", "{text}");
+        ensure!(field("Lease Duration Seconds")? == "30", "{text}");
         ensure!(field("Lease Transitions")?.parse::<u32>().is_ok(), "{text}");
         for name in ["Acquire Time", "Renew Time"] {
             let time = field(name)?;

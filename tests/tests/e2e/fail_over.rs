@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use leader_ledger::clock;
-use leader_ledger::overlap::Run;
 use leader_tests::progress::say;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -18,8 +17,6 @@ use crate::writer::Writer;
 const LEASE: u32 = 15;
 /// The goal for the median, with a proof.
 const GOAL: Duration = Duration::from_secs(2);
-/// By then another one leads even on a busy machine, and nobody would without a proof.
-const WITHOUT_WAITING: Duration = Duration::from_secs(8);
 /// How far apart the wall clock and the boot clock may drift within L.
 const DRIFT: Duration = Duration::from_millis(50);
 
@@ -51,7 +48,12 @@ fn renewed(workload: &Workload<'_>) -> Result<u64> {
     let text = lease["spec"]["renewTime"].as_str().context("no renewTime")?;
     let renewed: jiff::Timestamp = text.parse().with_context(|| format!("renewTime is {text}"))?;
     let renewed = u64::try_from(renewed.as_nanosecond()).context("before 1970")?;
-    Ok(clock::boot()?.saturating_sub(clock::wall().saturating_sub(renewed)))
+    until("both clocks to be read at once", || {
+        let (before, wall, after) = (clock::boot()?, clock::wall(), clock::boot()?);
+        let between = Duration::from_nanos(after.saturating_sub(before));
+        ensure!(between < DRIFT / 10, "it took {between:?}");
+        Ok(before.saturating_sub(wall.saturating_sub(renewed)))
+    })
 }
 
 fn event(stage: &Stage, reason: &str, about: &str) -> Result<Value> {
@@ -64,33 +66,28 @@ fn event(stage: &Stage, reason: &str, about: &str) -> Result<Value> {
     })
 }
 
-/// The container is killed, and what restarts in its place cannot take its term up again: another pod leads, long before L.
+/// A container that is not started again: its end stays reported, and it cannot take its term up again. A kubelet that starts it again may
+/// have done so before the report is read, and then nothing is proved.
 #[test]
 fn another_pod_leads_as_soon_as_the_leaders_end_is_reported() -> Result<()> {
     Stage::test("ended", |stage| {
-        let workload = stage.start(&writer("ended"))?;
+        let workload = stage.start(&writer("ended").lease_seconds(2 * LEASE).never_restarted())?;
         wait_for_both(&workload)?;
         let leader = workload.leading()?;
-        let cut = stage.namespace.cut_from_api_server(&leader.writer.pod)?;
-        // An end is reported in whole seconds. What is renewed in the same second is not proved to be older.
-        let renewed = until("a second after the last renewal", || {
-            let renewed = renewed(&workload)?;
-            let age = Duration::from_nanos(clock::boot()?.saturating_sub(renewed));
-            ensure!(age > Duration::from_secs(1), "renewed {age:?} ago");
-            Ok(renewed)
-        })?;
+        let renewed = renewed(&workload)?;
         kill_all(&workload, &leader.writer.pod)?;
         let (old, new) = workload.led_after(&leader)?;
-        ensure!(old.writer.pod != new.writer.pod, "{} led again although it was cut off", new.writer.pod);
+        ensure!(old.writer.pod != new.writer.pod, "{} led again although it had ended", new.writer.pod);
         ensure!(old.writer.token < new.writer.token, "the fencing token did not grow: {old:?}, {new:?}");
         let pause = Duration::from_nanos(new.first.saturating_sub(old.last));
-        ensure!(pause < WITHOUT_WAITING, "nobody led for {pause:?}");
-        ensure!(new.first < renewed + u64::from(LEASE) * 1_000_000_000, "it was waited for L");
+        // Even on a busy machine; a standby without a proof would wait for twice that.
+        ensure!(pause < Duration::from_secs(LEASE.into()), "nobody led for {pause:?}");
+        ensure!(new.first < renewed + 2 * u64::from(LEASE) * 1_000_000_000, "it was waited for L");
+        say(format!("a reported end: nobody led for {pause:.2?}"));
         workload.never_two(2)?;
         let told = event(stage, "LeaderEnded", "ended")?;
         let note = told["message"].as_str().unwrap_or_default();
         ensure!(note.contains(&old.writer.pod) && note.contains("137"), "{told:#}");
-        drop(cut);
         wait_for_both(&workload)?;
         workload.never_two(2)
     })
@@ -175,7 +172,8 @@ impl Said {
 }
 
 /// A leader that is cut off, on a node whose kubelet stands still: it leads on until its deadline, and nobody else may before.
-fn waited_for(workload: &Workload<'_>, leader: &Run, said: Said) -> Result<Duration> {
+fn waited_for(workload: &Workload<'_>, said: Said) -> Result<Duration> {
+    let leader = &workload.leading()?;
     let pod = &leader.writer.pod;
     let _cut = workload.stage.namespace.cut_from_api_server(pod)?;
     said.say(workload, pod)?;
@@ -197,18 +195,16 @@ fn what_proves_no_end_never_shortens_l() -> Result<()> {
         let name = |said: Said| format!("{said:?}").to_lowercase();
         let workloads: Vec<_> =
             Said::ALL.into_iter().map(|said| Ok((said, stage.start(&writer(&name(said)))?))).collect::<Result<_>>()?;
-        let mut leaders = Vec::new();
         for (_, workload) in &workloads {
             wait_for_both(workload)?;
-            leaders.push(workload.leading()?);
+            workload.leading()?;
         }
         let kubelet = stage.namespace.cluster().pause_server("kubelet")?;
         let waited = thread::scope(|scope| -> Result<Vec<_>> {
             let trials: Vec<_> = workloads
                 .iter()
-                .zip(&leaders)
-                .map(|((said, workload), leader)| {
-                    scope.spawn(move || waited_for(workload, leader, *said).with_context(|| format!("{said:?}")))
+                .map(|(said, workload)| {
+                    scope.spawn(move || waited_for(workload, *said).with_context(|| format!("{said:?}")))
                 })
                 .collect();
             let ended: Vec<_> = trials.into_iter().map(thread::ScopedJoinHandle::join).collect();

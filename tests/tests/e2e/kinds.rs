@@ -136,8 +136,11 @@ fn a_stateful_set_with_claims_is_elected_and_keeps_them() -> Result<()> {
         specimen.apply(&set)?;
         elected(&specimen, 2)?;
         let leader = specimen.leader()?;
-        let events = event::read(&stage.stamps(&format!("data-{leader}"))?)?;
-        ensure!(events.iter().any(|event| event.pod == leader), "the leader wrote nothing into its claim: {events:?}");
+        until("the leader to write into its claim", || {
+            let events = event::read(&stage.stamps(&format!("data-{leader}"))?)?;
+            ensure!(events.iter().any(|event| event.pod == leader), "there is {events:?}");
+            Ok(())
+        })?;
         let stored = stage.namespace.get(&["statefulset", "stateful"])?["spec"].clone();
         ensure!(stored["volumeClaimTemplates"].as_array().is_some_and(|all| all.len() == 1), "{stored:#}");
 
@@ -349,6 +352,11 @@ fn other_containers_keep_their_order_and_meaning() -> Result<()> {
         let starts = |who: &str| -> Result<usize> {
             Ok(specimen.starts()?.into_iter().filter(|(event, _)| event.pod == who).count())
         };
+        until("everything to be started", || {
+            let starts = specimen.starts()?.len();
+            ensure!(starts >= 5, "{starts} starts");
+            Ok(())
+        })?;
         // Both replicas have them, and only one the app.
         ensure!(starts("proxy")? == 2 && starts("sidecar")? == 2, "{:?}", specimen.starts()?);
         let apps = specimen.starts()?.len() - 4;

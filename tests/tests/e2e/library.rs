@@ -15,10 +15,13 @@ use leader_tests::kit::Namespace;
 use leader_tests::{Cluster, wait};
 use tempfile::TempDir;
 
+use crate::stage::Stage;
+
 /// How long a program may take for a step on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Where cargo leaves the agent and the examples of its library; they are built if need be.
+/// Where cargo leaves the agent and the examples of its library; they are built if need be. `cargo xtask test` has done so before: a
+/// compiler would take the processors from other tests.
 fn built() -> Result<&'static Path> {
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let build = || -> Result<PathBuf> {
@@ -117,7 +120,8 @@ fn lease(namespace: &Namespace<'_>, name: &str) -> Result<(String, i64)> {
 
 #[test]
 fn the_example_controllers_take_turns() -> Result<()> {
-    Namespace::test("controllers", |namespace| {
+    Stage::bare("controllers", &[], |stage| {
+        let namespace = &stage.namespace;
         let (cluster, folder) = (namespace.cluster(), tempfile::tempdir()?);
         let kubeconfig = cluster.kubeconfig().display().to_string();
         let place = ["--kubeconfig", &kubeconfig, "--namespace", namespace.name(), "--lease-seconds", "8"];
@@ -157,7 +161,8 @@ fn the_example_controllers_take_turns() -> Result<()> {
 
 #[test]
 fn the_example_that_logs_new_leaders_names_each() -> Result<()> {
-    Namespace::test("new-leaders", |namespace| {
+    Stage::bare("new-leaders", &[], |stage| {
+        let namespace = &stage.namespace;
         let (cluster, folder) = (namespace.cluster(), tempfile::tempdir()?);
         let kubeconfig = cluster.kubeconfig().display().to_string();
         let place = ["--kubeconfig", &kubeconfig, "--namespace", namespace.name()];
@@ -185,7 +190,8 @@ fn the_example_that_logs_new_leaders_names_each() -> Result<()> {
 
 #[test]
 fn observe_and_run_work_outside_the_cluster() -> Result<()> {
-    Namespace::test("outside", |namespace| {
+    Stage::bare("outside", &[], |stage| {
+        let namespace = &stage.namespace;
         let (cluster, folder) = (namespace.cluster(), tempfile::tempdir()?);
         let kubeconfig = cluster.kubeconfig().display().to_string();
         let election = ["--namespace", namespace.name(), "--kubeconfig", &kubeconfig, "--lease-duration", "8s"];

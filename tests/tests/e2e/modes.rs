@@ -104,7 +104,8 @@ fn mode_ready_makes_the_leader_ready_and_nobody_else_and_the_users_readiness_cou
         let pod = specimen.pod(&json!({
             "env": environment(&[("SPECIMEN_HTTP", "8080")]),
             "readinessProbe": {"httpGet": {"path": "/ok", "port": 8080}, "periodSeconds": 1, "failureThreshold": 1},
-            "livenessProbe": {"exec": {"command": ["/specimen", "note", "alive"]}, "periodSeconds": 5},
+            // Asked by the kubelet itself, through a program that it starts.
+            "livenessProbe": {"exec": {"command": ["/specimen", "note", "alive"]}, "periodSeconds": 5, "timeoutSeconds": 20},
         }))?;
         let said = specimen.apply(&deployment(&specimen, 3, &pod, &[("leader.io/mode", "ready")]))?;
         ensure!(said.contains("informs and does not exclude") && !said.contains("cannot finish"), "{said}");
@@ -255,12 +256,14 @@ fn from_mode_observe_to_run_nobody_leads_beside_a_pod_of_before() -> Result<()> 
         specimen.apply(&deployment(&specimen, 2, &pod, &[]))?;
         specimen.wait_until_rolled_out("deployment")?;
         let leader = specimen.leader_but(&before.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let first = until("the leader's app to say that it has begun", || {
+            let starts = specimen.starts()?.into_iter();
+            Ok(starts.map(|(event, _)| event).find(|event| event.pod == leader).context("it did not start")?.boot)
+        })?;
         let events = specimen.events()?;
         let ended = events.iter().filter(|event| event.what == What::Ended && before.contains(&event.pod));
         let last = ended.map(|event| event.boot).max().context("nobody of before has ended")?;
-        let first =
-            specimen.starts()?.into_iter().find(|(event, _)| event.pod == leader).context("it did not start")?;
-        ensure!(first.0.boot > last, "{leader} started its app before the last one of before had ended");
+        ensure!(first > last, "{leader} started its app before the last one of before had ended");
         Ok(())
     })
 }

@@ -231,7 +231,7 @@ fn a_noisy_neighbour_takes_nothing_from_leaders() -> Result<()> {
             ensure!(waiting > 0.0, "nobody waits for a seat");
             Ok(())
         };
-        until("the neighbour to fill what service accounts share", waiting)?;
+        until("the neighbour to fill what service accounts share", &waiting)?;
         // Two leases long the leader renews, every 2 s, as if nobody else were there.
         let mut renewals = Vec::<Value>::new();
         until("renewals for two leases", || {
@@ -244,7 +244,8 @@ fn a_noisy_neighbour_takes_nothing_from_leaders() -> Result<()> {
             ensure!(renewals.len() > usize::try_from(2 * LEASE / 2)?, "{} renewals", renewals.len());
             Ok(())
         })?;
-        waiting()?;
+        // Those that have waited too long are sent away at once, and come again after a moment.
+        until("the neighbour to fill it still", waiting)?;
         drop((flood, tarpit));
 
         let more = figure(cluster, refused, "leader-elections", "leader-election")? - refused_before;

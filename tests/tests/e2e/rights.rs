@@ -5,10 +5,9 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -147,13 +146,7 @@ struct Log {
 
 impl Log {
     fn read_on(&mut self, cluster: &Cluster) -> Result<()> {
-        let folder = cluster.audit_log();
-        let folder = folder.parent().context("an audit log without folder")?;
-        let files = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>>>()?;
-        let is_audit = |path: &&PathBuf| {
-            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with("audit"))
-        };
-        for path in files.iter().filter(is_audit) {
+        for path in cluster.audit_logs()? {
             // Renamed meanwhile: it is found under its new name the next time.
             let Ok(file) = File::open(path) else { continue };
             self.read_file(file)?;

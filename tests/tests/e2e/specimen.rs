@@ -65,7 +65,7 @@ impl<'a> Specimen<'a> {
 
     /// Turns election on.
     pub(crate) fn annotations(&self) -> Value {
-        json!({names::ID: self.name, "leader.io/lease-duration": "5s"})
+        json!({names::ID: self.name, "leader.io/lease-duration": "15s"})
     }
 
     /// What the specifications of all kinds of workload have.

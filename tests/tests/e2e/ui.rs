@@ -93,7 +93,7 @@ fn hold_of(workload: &Workload<'_>) -> Result<serde_json::Value> {
 #[test]
 fn the_page_shows_who_leads_and_its_buttons_move_leadership() -> Result<()> {
     Stage::test("ui", |stage| {
-        let workload = stage.start(&Writer::new("billing").elected())?;
+        let workload = stage.start(&Writer::new("billing").lease_seconds(15))?;
         let first = workload.leading()?;
         let ui = Ui::start(stage, &[])?;
         let browser = Browser::open(stage.namespace.cluster(), &ui.address, WINDOW)?;
@@ -153,7 +153,7 @@ fn the_page_shows_who_leads_and_its_buttons_move_leadership() -> Result<()> {
 #[test]
 fn nobody_but_the_reader_of_the_address_sees_or_moves_anything() -> Result<()> {
     Stage::test("ui-others", |stage| {
-        let workload = stage.start(&Writer::new("billing").replicas(2).elected())?;
+        let workload = stage.start(&Writer::new("billing").replicas(2).lease_seconds(15))?;
         let leader = workload.leading()?;
         let ui = Ui::start(stage, &[])?;
         let (here, token) = ui.parts()?;
@@ -194,7 +194,7 @@ const VIEWER: &str = "viewer";
 #[test]
 fn the_buttons_have_the_rights_of_the_person_and_no_others() -> Result<()> {
     Stage::test("ui-rights", |stage| {
-        let workload = stage.start(&Writer::new("billing").replicas(2).elected())?;
+        let workload = stage.start(&Writer::new("billing").replicas(2).lease_seconds(15))?;
         let leader = workload.leading()?;
         let look = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["get", "list", "watch"]});
         let rules = [

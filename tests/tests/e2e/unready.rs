@@ -53,7 +53,8 @@ fn ensure_given_up(lease: &Value, pod: &str) -> Result<()> {
 fn a_leader_that_is_not_ready_gives_way_once_and_not_round_and_round() -> Result<()> {
     Stage::test("unready", |stage| {
         let patience = format!("{PATIENCE_SECONDS}s");
-        let writer = Writer::new("unready").elected().replicas(2).annotated(names::UNHEALTHY_STEP_DOWN, &patience);
+        let writer =
+            Writer::new("unready").lease_seconds(15).replicas(2).annotated(names::UNHEALTHY_STEP_DOWN, &patience);
         let workload = stage.workload(&writer)?;
         stage.namespace.apply(&never_ready(stage, &writer)?.to_string())?;
         let leader = workload.leading()?;
@@ -73,7 +74,8 @@ fn a_leader_that_is_not_ready_gives_way_once_and_not_round_and_round() -> Result
 fn a_leader_that_is_not_ready_stays_where_nobody_else_would_lead() -> Result<()> {
     Stage::test("unready-alone", |stage| {
         let patience = format!("{PATIENCE_SECONDS}s");
-        let writer = Writer::new("alone").elected().replicas(1).annotated(names::UNHEALTHY_STEP_DOWN, &patience);
+        let writer =
+            Writer::new("alone").lease_seconds(15).replicas(1).annotated(names::UNHEALTHY_STEP_DOWN, &patience);
         let workload = stage.workload(&writer)?;
         stage.namespace.apply(&never_ready(stage, &writer)?.to_string())?;
         let leader = workload.leading()?;

@@ -253,9 +253,9 @@ fn what_was_decided_is_in_the_audit_log() -> Result<()> {
         apply(stage, &workload("Deployment"), &[])?;
         apply(stage, &workload("Deployment"), &[])?;
         stage.namespace.run(&["annotate", "deployment/billing", "leader.io/id-"])?;
-        let log = stage.namespace.cluster().state().log("audit");
         until("the audit log to have the three decisions", || {
-            let text = fs::read_to_string(&log)?;
+            let files = stage.namespace.cluster().audit_logs()?;
+            let text = files.iter().map(fs::read_to_string).collect::<std::io::Result<String>>()?;
             let ours: Vec<&str> = text.lines().filter(|line| line.contains(stage.namespace.name())).collect();
             for action in ["injected", "kept-live", "ejected"] {
                 let action = format!("\"inject.leader.io/action\":\"{action}\"");

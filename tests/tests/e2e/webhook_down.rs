@@ -59,7 +59,7 @@ impl Drop for Down<'_> {
 #[test]
 fn with_the_webhook_down_only_changes_of_annotated_workloads_are_refused() -> Result<()> {
     Stage::alone("webhook-down", |stage| {
-        let elected = stage.start(&Writer::new("elected").elected())?;
+        let elected = stage.start(&Writer::new("elected").lease_seconds(15))?;
         let mut known: Vec<Run> = vec![elected.leading()?];
         let down = Down::take(stage)?;
 
@@ -81,7 +81,7 @@ fn with_the_webhook_down_only_changes_of_annotated_workloads_are_refused() -> Re
             Ok(())
         };
         refused("create", &Writer::new("new").elected())?;
-        refused("apply", &Writer::new("elected").elected().variable("WRITE_INTERVAL", "20ms"))?;
+        refused("apply", &Writer::new("elected").lease_seconds(15).variable("WRITE_INTERVAL", "20ms"))?;
         refused("apply", &plain.elected())?;
         let asking = json!({names::ID: "new"});
         let create =

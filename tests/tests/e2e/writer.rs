@@ -22,6 +22,7 @@ pub(crate) struct Writer {
     cpu_limit: Option<&'static str>,
     stop_seconds: u32,
     stamps: bool,
+    restarted: bool,
 }
 
 impl Writer {
@@ -36,6 +37,7 @@ impl Writer {
             cpu_limit: None,
             stop_seconds: 5,
             stamps: true,
+            restarted: true,
         }
     }
 
@@ -88,6 +90,12 @@ impl Writer {
         self
     }
 
+    /// The container stays ended once it has, and another pod comes in its pod's place.
+    pub(crate) fn never_restarted(mut self) -> Self {
+        self.restarted = false;
+        self
+    }
+
     /// The Deployment.
     pub(crate) fn manifest(&self, stage: &Stage) -> Result<Value> {
         let mut variables = vec![
@@ -115,6 +123,9 @@ impl Writer {
         }
         if let Some(limit) = self.cpu_limit {
             container["resources"]["limits"] = json!({"cpu": limit});
+        }
+        if !self.restarted {
+            container["restartPolicy"] = json!("Never");
         }
         container["env"] = Value::from(variables);
         pod["containers"] = json!([container]);

@@ -121,7 +121,7 @@ fn the_readme() -> Result<()> {
 #[test]
 fn a_leader_only_service_and_every_command_that_only_looks() -> Result<()> {
     Stage::test("docs-looks", |stage| {
-        let workload = stage.start(&Writer::new("billing").elected())?;
+        let workload = stage.start(&Writer::new("billing").lease_seconds(15))?;
         let leader = workload.leading()?.writer.pod;
         let service = json!({
             "apiVersion": "v1", "kind": "Service",

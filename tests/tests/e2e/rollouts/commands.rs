@@ -1,6 +1,6 @@
 //! What people type: `kubectl set`, `scale`, `rollout`, `label`, `annotate`.
 
-use anyhow::{Context, Result};
+use anyhow::{Result};
 use leader_tests::command::Output;
 use serde_json::json;
 
@@ -103,11 +103,10 @@ fn scale_subresource(side: &Side<'_>) -> Result<Output> {
 /// `kubectl get -o json` into a file, without what the server adds, and that file applied by `kubectl replace`: it is injected
 /// already when it arrives.
 fn again(side: &Side<'_>) -> Result<Output> {
-    let mut object = side.get()?;
-    let metadata = object["metadata"].as_object_mut().context("no metadata")?;
-    metadata.retain(|key, _| ["name", "labels", "annotations"].contains(&key.as_str()));
-    object.as_object_mut().context("no object")?.shift_remove("status");
-    side.replace(&object)
+    side.replace(|object| {
+        object["metadata"].as_object_mut()?.retain(|key, _| ["name", "labels", "annotations"].contains(&key.as_str()));
+        object.as_object_mut()?.shift_remove("status").map(drop)
+    })
 }
 
 fn statefulset(stage: &Stage, pair: &Pair<'_>, group: &mut Group) -> Result<()> {

@@ -57,9 +57,15 @@ impl Side<'_> {
         })
     }
 
-    /// Replaces the object by this one, as it is.
-    pub(super) fn replace(&self, object: &Value) -> Result<Output> {
-        self.namespace.kubectl(&["replace", "-f", "-"]).input(object.to_string()).output()
+    /// Replaces the object by what `edit` makes of it, read again where its controller has written meanwhile.
+    pub(super) fn replace(&self, edit: impl Fn(&mut Value) -> Option<()>) -> Result<Output> {
+        wait::until("a replacement without a conflict", Duration::from_mins(1), || {
+            let mut object = self.get()?;
+            edit(&mut object).context("the object is not as expected")?;
+            let output = self.namespace.kubectl(&["replace", "-f", "-"]).input(object.to_string()).output()?;
+            ensure!(!output.stderr.contains("(Conflict)"), "{}", output.stderr);
+            Ok(output)
+        })
     }
 
     pub(super) fn get(&self) -> Result<Value> {
@@ -169,6 +175,7 @@ impl<'a> Pair<'a> {
             (true, true) => {}
             // A person would be refused without leader as well.
             (false, false) => {
+                ensure!(expected == Expected::AsPlain, "both were refused: {plain_said:?}");
                 ensure!(!elected.settled()?.rolled_since(&elected_before), "a refused write rolled out");
                 return Ok(Outcome::Refused);
             }
