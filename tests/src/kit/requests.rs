@@ -30,12 +30,15 @@ impl Cluster {
     /// # Errors
     /// When the audit log cannot be read.
     pub fn requests_of(&self, user: &str) -> Result<Vec<Request>> {
-        let mut lines = Vec::new();
-        for path in self.audit_logs()? {
-            let file = File::open(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            lines.push(BufReader::new(file).lines().map_while(Result::ok));
-        }
-        requests(lines.into_iter().flatten(), user)
+        let files = loop {
+            let paths = self.audit_logs()?;
+            let files = paths.iter().map(File::open).collect::<std::io::Result<Vec<File>>>();
+            // Otherwise one of them was given its long name meanwhile.
+            if self.audit_logs()? == paths {
+                break files.with_context(|| format!("cannot read {paths:?}"))?;
+            }
+        };
+        requests(files.into_iter().flat_map(|file| BufReader::new(file).lines().map_while(Result::ok)), user)
     }
 
     /// The files of the audit log, the oldest first: the API server gives one that has grown long the time as part of its name, and begins

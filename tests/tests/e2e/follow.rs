@@ -59,9 +59,10 @@ fn counts(all: &[&Specimen<'_>]) -> Result<Vec<usize>> {
     all.iter().map(|specimen| Ok(specimen.starts()?.len())).collect()
 }
 
-/// Waits until all of these were started in a pod, which may have led before: after `known` starts of each. When the first of them was.
+/// Waits until all of these were started in a pod, which may have led before: after `known` starts of each, and nowhere else. When the
+/// first of them was.
 fn first_start(all: &[&Specimen<'_>], known: &[usize], pod: &str) -> Result<u64> {
-    until(&format!("app and followers in {pod}"), || {
+    let first = until(&format!("app and followers in {pod}"), || {
         let mut first = u64::MAX;
         for (specimen, known) in all.iter().zip(known) {
             let starts = specimen.starts()?.into_iter().skip(*known).map(|(event, _)| event);
@@ -69,7 +70,13 @@ fn first_start(all: &[&Specimen<'_>], known: &[usize], pod: &str) -> Result<u64>
             first = first.min(start.with_context(|| format!("{} was not started", specimen.name))?.boot);
         }
         Ok(first)
-    })
+    })?;
+    for (specimen, known) in all.iter().zip(known) {
+        let mut starts = specimen.starts()?.into_iter().skip(*known);
+        let elsewhere = starts.find(|(event, _)| event.pod != pod);
+        ensure!(elsewhere.is_none(), "{pod} leads, and it was started elsewhere: {elsewhere:?}");
+    }
+    Ok(first)
 }
 
 #[test]

@@ -67,12 +67,6 @@ fn on_the_template(mut object: Value) -> Result<Value> {
     Ok(object)
 }
 
-/// With a lease that fits to a limit below one processor.
-fn starved(mut object: Value) -> Value {
-    object["metadata"]["annotations"]["leader.io/lease-duration"] = json!("10s");
-    object
-}
-
 /// Folders of the node as volumes for the claims of a StatefulSet; gone when this is dropped.
 struct Volumes<'a> {
     stage: &'a Stage,
@@ -295,7 +289,7 @@ fn quota_limit_range_and_class_of_service_are_as_before() -> Result<()> {
             "requests": {"cpu": "100m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"},
         });
         let pod = specimen.pod(&json!({"resources": resources}))?;
-        specimen.apply(&starved(specimen.deployment(2, &pod)))?;
+        specimen.apply(&specimen.deployment(2, &pod))?;
         elected(&specimen, 2)
     })?;
     Stage::bare("service-class", &[], |stage| {
@@ -309,7 +303,7 @@ fn quota_limit_range_and_class_of_service_are_as_before() -> Result<()> {
             if !resources.is_null() {
                 pod["containers"][0]["resources"] = resources;
             }
-            specimen.apply(&on_the_template(starved(specimen.deployment(1, &pod)))?)?;
+            specimen.apply(&on_the_template(specimen.deployment(1, &pod))?)?;
             elected(&specimen, 1)?;
             let pods = specimen.pods()?;
             ensure!(pods[0]["status"]["qosClass"] == class, "{} instead of {class}", pods[0]["status"]["qosClass"]);

@@ -233,8 +233,10 @@ fn a_noisy_neighbour_takes_nothing_from_leaders() -> Result<()> {
         };
         until("the neighbour to fill what service accounts share", &waiting)?;
         // Two leases long the leader renews, every 2 s, as if nobody else were there.
-        let mut renewals = Vec::<Value>::new();
+        let (mut renewals, mut looks, mut seen_waiting) = (Vec::<Value>::new(), 0, 0);
         until("renewals for two leases", || {
+            looks += 1;
+            seen_waiting += i32::from(waiting().is_ok());
             let lease = workload.lease()?;
             ensure!(lease["spec"]["leaseTransitions"] == before["spec"]["leaseTransitions"], "{lease:#}");
             let renewed = lease["spec"]["renewTime"].clone();
@@ -244,8 +246,8 @@ fn a_noisy_neighbour_takes_nothing_from_leaders() -> Result<()> {
             ensure!(renewals.len() > usize::try_from(2 * LEASE / 2)?, "{} renewals", renewals.len());
             Ok(())
         })?;
-        // Those that have waited too long are sent away at once, and come again after a moment.
-        until("the neighbour to fill it still", waiting)?;
+        // Those that have waited too long are sent away at once, and come again after a moment: then nobody waits.
+        ensure!(2 * seen_waiting > looks, "at {seen_waiting} of {looks} looks only somebody waited for a seat");
         drop((flood, tarpit));
 
         let more = figure(cluster, refused, "leader-elections", "leader-election")? - refused_before;

@@ -54,7 +54,7 @@ impl<'a> Specimen<'a> {
         }))
     }
 
-    /// A Deployment of pods with this specification, elected under its own name with the shortest lease.
+    /// A Deployment of pods with this specification, elected under its own name.
     pub(crate) fn deployment(&self, replicas: u32, pod: &Value) -> Value {
         json!({
             "apiVersion": "apps/v1", "kind": "Deployment",

@@ -20,14 +20,15 @@ use serde::de::DeserializeOwned;
 
 use super::view::Change;
 
-/// How many objects one request lists: each may have tens of kilobytes, and `managedFields` take ten times as much memory as text. Every
-/// kind has a page in memory at the start.
+/// How many objects one request lists. Every kind has a page in memory at the start.
 const PAGE: u32 = 100;
+/// As [`PAGE`], of pods and workloads: each may have tens of kilobytes, and `managedFields` take ten times as much memory as text.
+const PAGE_OF_LARGE: u32 = 25;
 
 /// What changes, from the first list on. A watch that fails is tried again, less and less often, up to twice a minute.
 pub(super) fn changes(client: &Client) -> SelectAll<BoxStream<'static, Change>> {
     let labelled = || Config::default().labels(names::ID).page_size(PAGE);
-    let all = || Config::default().page_size(PAGE);
+    let all = |page: u32| Config::default().page_size(page);
     let default_accounts = Config::default().fields("metadata.name=default").page_size(PAGE);
     select_all([
         watch(client, labelled(), Change::Lease),
@@ -35,11 +36,11 @@ pub(super) fn changes(client: &Client) -> SelectAll<BoxStream<'static, Change>> 
         watch(client, default_accounts, Change::DefaultAccount),
         watch(client, labelled(), Change::Role),
         watch(client, labelled(), Change::Binding),
-        watch(client, labelled(), Change::Pod),
-        watch(client, all(), Change::Deployment),
-        watch(client, all(), Change::StatefulSet),
-        watch(client, all(), Change::DaemonSet),
-        watch(client, all(), Change::Service),
+        watch(client, labelled().page_size(PAGE_OF_LARGE), Change::Pod),
+        watch(client, all(PAGE_OF_LARGE), Change::Deployment),
+        watch(client, all(PAGE_OF_LARGE), Change::StatefulSet),
+        watch(client, all(PAGE_OF_LARGE), Change::DaemonSet),
+        watch(client, all(PAGE), Change::Service),
         watch(client, labelled(), Change::Slice),
     ])
 }

@@ -1,6 +1,6 @@
 //! What people type: `kubectl set`, `scale`, `rollout`, `label`, `annotate`.
 
-use anyhow::{Result};
+use anyhow::Result;
 use leader_tests::command::Output;
 use serde_json::json;
 

@@ -90,6 +90,8 @@ pub(super) enum Expected {
     Rollout,
     /// Whatever the same write does to a workload that is not elected.
     AsPlain,
+    /// Refused, as it would be without leader.
+    Refused,
 }
 
 /// A manifest as it is after an edit, and what applying it has to do.

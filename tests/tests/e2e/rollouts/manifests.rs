@@ -102,7 +102,7 @@ fn managers(stage: &Stage, pair: &Pair<'_>, group: &mut Group, handlers: bool) -
     row("server-side again", Expected::Nothing, SERVER_SIDE, &manifest);
     row("the same by a second manager", Expected::Nothing, SECOND_FORCED, &manifest);
     row("another image by the second manager", Expected::Rollout, SECOND_FORCED, &other);
-    row("the first manager's image is a conflict", Expected::Nothing, SERVER_SIDE, &manifest);
+    row("the first manager's image is a conflict", Expected::Refused, SERVER_SIDE, &manifest);
     row("the first manager forces it", Expected::Rollout, FORCED, &manifest);
     row("the second manager asks for what it gave up", Expected::AsPlain, SECOND, &manifest);
     row("the second manager changes it again", Expected::Rollout, SECOND_FORCED, &other);

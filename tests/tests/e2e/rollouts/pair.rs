@@ -175,7 +175,8 @@ impl<'a> Pair<'a> {
             (true, true) => {}
             // A person would be refused without leader as well.
             (false, false) => {
-                ensure!(expected == Expected::AsPlain, "both were refused: {plain_said:?}");
+                let may_be = [Expected::Refused, Expected::AsPlain].contains(&expected);
+                ensure!(may_be, "both were refused: {plain_said:?}");
                 ensure!(!elected.settled()?.rolled_since(&elected_before), "a refused write rolled out");
                 return Ok(Outcome::Refused);
             }
@@ -189,6 +190,7 @@ impl<'a> Pair<'a> {
             Expected::Nothing => ensure!(!rolled, "rolled out; in the template {}", differs()),
             Expected::Rollout => ensure!(rolled, "did not roll out: {}", elected_after.template()),
             Expected::AsPlain => {}
+            Expected::Refused => bail!("nobody refused it: {elected_said:?}"),
         }
         if !rolled {
             ensure!(elected_after.template() == elected_before.template(), "in the template {}", differs());

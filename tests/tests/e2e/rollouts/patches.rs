@@ -1,6 +1,6 @@
 //! Patches of the three types, and whole objects as they are stored, edited by hand.
 
-use anyhow::{Result};
+use anyhow::Result;
 use leader_tests::command::Output;
 use serde_json::{Value, json};
 

@@ -142,7 +142,12 @@ fn row(cause: Cause, gaps: &[Gap]) -> String {
 fn a_client_meets_the_leader_or_nobody() -> Result<()> {
     Stage::bare_alone("traffic", |stage| {
         let trials = if long() { 20 } else { 3 };
-        let shop = Shop::open(stage, "web", 3)?;
+        let shop = Shop::new(stage, "web")?;
+        let mut deployment = shop.deployment(3)?;
+        // As docs/services.md says of the figures.
+        deployment["metadata"]["annotations"]["leader.io/lease-duration"] = json!("5s");
+        shop.specimen.apply(&deployment)?;
+        shop.specimen.wait_until_rolled_out("deployment")?;
         shop.start_decoys()?;
         shop.specimen.apply(&shop.service("web", &json!({leader_agent::names::LEADER_ONLY: "web"}), &json!({})))?;
         let mut table = String::from(
