@@ -54,7 +54,7 @@ pub struct Cli {
 enum Command {
     /// Prints workloads as the webhook would store them.
     ///
-    /// Every Deployment that carries the annotation leader.io/id is injected; other documents stay as they are. Comments inside a
+    /// Every workload that carries the annotation leader.io/id is injected; other documents stay as they are. Comments inside a
     /// document that is injected are lost; a document in JSON stays in JSON. Entry points and stop signals that the file does not set
     /// are asked of the images' registries, with the credentials in docker's configuration. No cluster is asked: with `default` as the
     /// pods' service account it takes for granted that no binding and no annotation depends on that one.

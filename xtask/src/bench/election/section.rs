@@ -82,7 +82,8 @@ pub(super) fn text(machine: &str, measured: &Measured) -> Result<String> {
          of one program on one machine. Requests are counted in the API server's audit log.\n\n{}\n\
          ### Moves\n\n\
          Hand-over: the leader is asked to end, as by the kubelet; from the API server's receipt of its release to the first instruction of the successor's app. Fail-over: the leader and \
-         its app are killed; from the receipt of its last renewal to that instruction, {GROUPS} Leases of each program at a time. Each trial begins at a random moment of the renewal period. \
+         its app are killed; from the receipt of its last renewal to that instruction, {GROUPS} Leases of each program at a time. The candidates are processes and no pods, so that no kubelet reports their end and L is waited for, as it is with client-go everywhere; pods whose end is reported are followed in about a second (docs/services.md). \
+         Each trial begins at a random moment of the renewal period. \
          `without the app` is from the old app's last sign of life to the new one's first.\n\n{}\n\
          ### Many ids\n\n\
          {loaded}",
