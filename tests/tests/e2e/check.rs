@@ -74,32 +74,28 @@ fn a_healthy_cluster_is_found_healthy() -> Result<()> {
         // Until then `leaders` says that the pods are young.
         stage.start(&Writer::new("billing").lease_seconds(15))?.leading()?;
         healthy(stage)?;
-        // All of it in one look; leadership may move between two.
-        until("a look that finds everything", || {
-            let (code, table) = check(stage.namespace.cluster(), stage.namespace.name(), &[])?;
-            ensure!(code == 0, "{table}");
-            for check in [
-                "kubernetes",
-                "versions",
-                "webhook",
-                "configuration",
-                "certificate",
-                "review",
-                "policies",
-                "rights",
-                "workloads",
-                "images",
-                "access",
-                "services",
-                "leaders",
-            ] {
-                let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(check));
-                let line = line.with_context(|| format!("no line for {check} in\n{table}"))?;
-                ensure!(line.starts_with("ok ") || line.starts_with("warning "), "{line}");
-            }
-            ensure!(table.contains("1 of 1 ids have a leader") && table.contains(" days"), "{table}");
-            Ok(())
-        })?;
+        let (code, table) = check(stage.namespace.cluster(), stage.namespace.name(), &[])?;
+        ensure!(code == 0, "{table}");
+        for check in [
+            "kubernetes",
+            "versions",
+            "webhook",
+            "configuration",
+            "certificate",
+            "review",
+            "policies",
+            "rights",
+            "workloads",
+            "images",
+            "access",
+            "services",
+            "leaders",
+        ] {
+            let line = table.lines().find(|line| line.split_whitespace().nth(1) == Some(check));
+            let line = line.with_context(|| format!("no line for {check} in\n{table}"))?;
+            ensure!(line.starts_with("ok ") || line.starts_with("warning "), "{line}");
+        }
+        ensure!(table.contains("1 of 1 ids have a leader") && table.contains(" days"), "{table}");
         // Nothing was stored by looking.
         let left =
             stage.namespace.cluster().kubectl(&["get", "deployment/leader-check", "--namespace=default"]).output()?;

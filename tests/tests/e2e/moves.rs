@@ -83,7 +83,7 @@ fn an_app_that_dies_is_followed_by_another_run_and_its_exit_code_is_the_containe
         })?;
         // It was released, so nobody waits for the Lease to run out.
         let pause = Duration::from_nanos(new.first.saturating_sub(old.last));
-        ensure!(pause < Duration::from_secs(8), "the Lease was not released: {pause:?} until {new:?}");
+        ensure!(pause < Duration::from_secs(3), "the Lease was not released: {pause:?} until {new:?}");
         another_pod(&old, &new)
     })
 }

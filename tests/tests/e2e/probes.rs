@@ -436,6 +436,8 @@ fn hooks_run_with_the_app_and_only_there() -> Result<()> {
 fn the_images_stop_signal_ends_a_standby_at_once_and_reaches_the_leaders_app() -> Result<()> {
     /// Long enough that nobody would confuse it with an end at once.
     const GRACE: u64 = 300;
+    /// What an end at once may take on a busy machine.
+    const AT_ONCE: Duration = Duration::from_secs(20);
     Stage::bare("stop-signal", &[], |stage| {
         for (signal, written) in [("QUIT", "SIGQUIT"), ("WINCH", "28"), ("USR1", "usr1")] {
             let registry = stage.namespace.cluster().image_registry();
@@ -456,9 +458,9 @@ fn the_images_stop_signal_ends_a_standby_at_once_and_reaches_the_leaders_app() -
             let pods = specimen.pods()?;
             let standby = pods.iter().map(name).find(|pod| *pod != leader).context("no standby")?.to_owned();
             let took = wait_until_gone(stage, &standby)?;
-            ensure!(took < Duration::from_secs(GRACE / 10), "{signal}: the standby took {took:?}");
+            ensure!(took < AT_ONCE, "{signal}: the standby took {took:?}");
             let took = wait_until_gone(stage, &leader)?;
-            ensure!(took < Duration::from_secs(GRACE / 10), "{signal}: the leader took {took:?}");
+            ensure!(took < AT_ONCE, "{signal}: the leader took {took:?}");
             let seen = story(&specimen, &leader)?;
             ensure!(seen == ["started".to_owned(), format!("SIG{signal}"), "ended".to_owned()], "{seen:?}");
         }

@@ -24,9 +24,8 @@ const NAMESPACE: &str = "leader-system";
 const IN_NAMESPACE: &str = "--namespace=leader-system";
 const USER: &str = "system:serviceaccount:leader-system:leader-webhook";
 const CONFIGURATION: &str = "mutatingwebhookconfiguration/leader-webhook";
-/// Far above the time that the objects of an id are kept after its last pod, which begins anew with each start of the webhook: other tests
-/// restart it.
-const COLLECTION: Duration = Duration::from_mins(15);
+/// Above the time that the objects of an id are kept after its last pod.
+const COLLECTION: Duration = Duration::from_mins(8);
 /// At one of so many looks at the log, of which there are ten in a second, the refusal is asked for that is to be counted.
 const SELDOM: usize = 100;
 

@@ -1,7 +1,6 @@
 #![no_main]
 
-// The other targets are in the same module.
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the other targets are in the same module")]
 #[path = "../../tests/robustness/targets/mod.rs"]
 mod targets;
 
